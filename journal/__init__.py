@@ -1,0 +1,1 @@
+"""An append-only event log: streams, versions, positions, leases, subscriptions."""

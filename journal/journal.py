@@ -1,0 +1,91 @@
+"""The port: what every backend of the journal can do."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from journal.records import (
+    Append,
+    Appended,
+    ClaimQuery,
+    Head,
+    HeadQuery,
+    Lease,
+    RecordedEvent,
+)
+
+Watcher = Callable[[Sequence[RecordedEvent]], None]
+"""Called on the journal's event loop after a commit of this process with the stream's new events, or
+with none when another process may have written: read again."""
+
+
+class Journal(Protocol):
+    """An append-only log of streams, each a hash chain, with a head row and a lease per stream.
+
+    Coroutines belong to the event loop that opened the journal; methods whose name ends in
+    ``_blocking`` may be called from every thread but that loop's while it has more to do.
+    """
+
+    @property
+    def location(self) -> str:
+        """Where the journal is, for people."""
+        ...
+
+    def now(self) -> int:
+        """The store's clock: microseconds since the Unix epoch."""
+        ...
+
+    async def append(self, append: Append, /) -> Appended:
+        """Appends when the expected version and the lease still hold; returns once durable.
+
+        Raises WrongExpectedVersion, StaleLease, JournalUnavailable or CommitOutcomeUnknown.
+        """
+        ...
+
+    def append_blocking(self, append: Append, /) -> Appended:
+        """The same from a thread of the caller's own, without a hop to another."""
+        ...
+
+    async def read_stream(
+        self, stream: str, /, *, after: int = 0, limit: int | None = None
+    ) -> list[RecordedEvent]:
+        """The events of a stream after a version, in order."""
+        ...
+
+    async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        """The events of all streams after a position, in order."""
+        ...
+
+    async def heads(self, query: HeadQuery, /) -> list[Head]:
+        """The heads that match, newest first."""
+        ...
+
+    async def head(self, stream: str, /) -> Head | None:
+        """The head of a stream; None when there is no such stream."""
+        ...
+
+    async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
+        """Takes the leases of streams that are due and unowned; each head is as it was before."""
+        ...
+
+    def renew_blocking(self, leases: Sequence[Lease], seconds: float, /) -> list[Lease]:
+        """Prolongs leases and returns those that still hold, with their new end."""
+        ...
+
+    async def release(self, lease: Lease, /) -> None:
+        """Gives a lease back, so that others may claim at once; a stale one is ignored."""
+        ...
+
+    async def get_blob(self, digest: str, /) -> bytes:
+        """The blob with this hexadecimal SHA-256. Raises BlobNotFound."""
+        ...
+
+    def watch(self, stream: str | None, watcher: Watcher, /) -> Callable[[], None]:
+        """Calls `watcher` after commits to a stream, or to any (None); returns how to stop it.
+
+        A call is a hint that may be missing or superfluous: the journal itself is the truth.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Waits for running commits and closes; later calls raise JournalClosed."""
+        ...

@@ -1,0 +1,110 @@
+"""Every error that Kitaru raises. Facts are attributes; the message says what to do."""
+
+from kitaru.status import ExecutionStatus, FailureOrigin
+
+
+class KitaruError(Exception):
+    """The root of every error that Kitaru raises.
+
+    KitaruError
+    ├── KitaruUsageError (ValueError)             the call was wrong
+    │   ├── KitaruSerializationError              a value is not of the closed set
+    │   └── KitaruWaitValidationError             an input does not fit its wait
+    ├── KitaruContextError (RuntimeError)         right call, wrong place
+    ├── KitaruStateError (RuntimeError)           the execution's state forbids it
+    ├── KitaruRuntimeError (RuntimeError)
+    │   ├── KitaruBackendError                    the journal cannot be read or written
+    │   └── KitaruExecutionError                  an execution did not complete
+    │       ├── KitaruUserCodeError               its own code raised
+    │       ├── KitaruDivergenceError             its code no longer fits its journal
+    │       └── KitaruCancelledError              it was cancelled
+    ├── KitaruTimeoutError (TimeoutError)         waiting took longer than allowed
+    └── KitaruFeatureNotAvailableError (NotImplementedError)
+    """
+
+
+class KitaruUsageError(KitaruError, ValueError):
+    """The call was wrong; the message says how to make it right."""
+
+
+class KitaruSerializationError(KitaruUsageError):
+    """A value cannot be kept in the journal, or what is kept cannot be read."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+        """Where in the value the trouble is, such as ``result.items[3].client``."""
+
+
+class KitaruWaitValidationError(KitaruUsageError):
+    """An input does not fit the schema of its wait; the execution goes on waiting."""
+
+
+class KitaruContextError(KitaruError, RuntimeError):
+    """The call is right in another place only."""
+
+
+class KitaruStateError(KitaruError, RuntimeError):
+    """The execution's state forbids what was asked."""
+
+
+class KitaruRuntimeError(KitaruError, RuntimeError):
+    """Something failed while running."""
+
+
+class KitaruBackendError(KitaruRuntimeError):
+    """The journal cannot be read or written."""
+
+
+class KitaruExecutionError(KitaruRuntimeError):
+    """An execution did not complete."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exec_id: str,
+        status: ExecutionStatus,
+        failure_origin: FailureOrigin,
+    ) -> None:
+        super().__init__(message)
+        self.exec_id = exec_id
+        self.status = status
+        self.failure_origin = failure_origin
+
+
+class KitaruUserCodeError(KitaruExecutionError):
+    """A flow's or checkpoint's own code raised; ``__cause__`` is that error."""
+
+
+class KitaruDivergenceError(KitaruExecutionError):
+    """The flow's code no longer asks for what its journal has recorded."""
+
+
+class KitaruCancelledError(KitaruExecutionError):
+    """The execution was cancelled."""
+
+
+class KitaruTimeoutError(KitaruError, TimeoutError):
+    """Waiting took longer than allowed. The execution goes on."""
+
+    def __init__(
+        self,
+        *,
+        exec_id: str,
+        timeout_seconds: float,
+        elapsed_seconds: float,
+        last_status: ExecutionStatus,
+    ) -> None:
+        super().__init__(
+            f"execution {exec_id} is still {last_status} after {elapsed_seconds:.3g} s; it goes on, "
+            "and you can wait for it again"
+        )
+        self.exec_id = exec_id
+        self.timeout_seconds = timeout_seconds
+        self.elapsed_seconds = elapsed_seconds
+        self.last_status = last_status
+
+
+class KitaruFeatureNotAvailableError(KitaruError, NotImplementedError):
+    """This does not exist yet."""
