@@ -97,8 +97,8 @@ class KitaruTimeoutError(KitaruError, TimeoutError):
         last_status: ExecutionStatus,
     ) -> None:
         super().__init__(
-            f"execution {exec_id} is still {last_status} after {elapsed_seconds:.3g} s; it goes on, "
-            "and you can wait for it again"
+            f"execution {exec_id} is still {last_status} after {elapsed_seconds:.3g} s; "
+            "it goes on, and you can wait for it again"
         )
         self.exec_id = exec_id
         self.timeout_seconds = timeout_seconds

@@ -11,7 +11,7 @@ class ExecutionStatus(StrEnum):
     WAITING = "waiting"
     """It needs an input, or a time that has not come yet."""
     DIVERGED = "diverged"
-    """The code no longer asks for what is recorded. Nothing is lost: put the code back and resume."""
+    """The code no longer asks for what is recorded. Put the old code back and resume it."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"

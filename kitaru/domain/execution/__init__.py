@@ -1,0 +1,1 @@
+"""Executions: their events, commands, state, decisions and retry policy."""

@@ -1,0 +1,76 @@
+"""What can be asked of an execution."""
+
+from msgspec import Struct
+
+from kitaru.domain.execution.events import CheckpointEvent, ExecutionStarted
+from kitaru.domain.execution.retry import Retry
+from kitaru.domain.values import ErrorData, StoredValue
+from kitaru.status import FailureOrigin
+
+
+class Start(Struct, frozen=True):
+    """Begin an execution with these facts."""
+
+    facts: ExecutionStarted
+
+
+class Recover(Struct, frozen=True):
+    """Take the execution over from an owner that died."""
+
+    previous_owner: str
+    limit: int
+    """How many take-overs without progress are allowed."""
+
+
+class FailCheckpoint(Struct, frozen=True):
+    """Record a failed attempt of a call."""
+
+    call: CheckpointEvent
+    error: ErrorData
+    bases: tuple[str, ...]
+    """The names of the error's classes, its own first."""
+    policy: Retry
+    tried: int
+    """Attempts of the call in this flow attempt, this one included."""
+    duration_us: int
+    now: int
+    jitter: float
+    """A number from 0 to 1, drawn by the caller."""
+    type: str | None = None
+    retryable: bool = True
+
+
+class Complete(Struct, frozen=True):
+    """The flow's body has returned."""
+
+    result: StoredValue
+
+
+class FailAttempt(Struct, frozen=True):
+    """The flow's body has raised."""
+
+    error: ErrorData
+    origin: FailureOrigin
+    now: int
+    retryable: bool = True
+
+
+class Cancel(Struct, frozen=True):
+    """Somebody wants the execution to end early."""
+
+    reason: str = ""
+
+
+class ConfirmCancel(Struct, frozen=True):
+    """The flow's body has ended after a cancel request, or nobody can run it any more."""
+
+
+class Reopen(Struct, frozen=True):
+    """Another attempt for an execution that failed (``retry``) or diverged (``resume``)."""
+
+    reason: str
+
+
+Command = (
+    Start | Recover | FailCheckpoint | Complete | FailAttempt | Cancel | ConfirmCancel | Reopen
+)

@@ -1,0 +1,134 @@
+"""Which events a command leads to. All of an execution's rules are here."""
+
+from kitaru.domain.execution.commands import (
+    Cancel,
+    Command,
+    Complete,
+    ConfirmCancel,
+    FailAttempt,
+    FailCheckpoint,
+    Recover,
+    Reopen,
+    Start,
+)
+from kitaru.domain.execution.events import (
+    CancelRequested,
+    CheckpointFailed,
+    ExecutionCancelled,
+    ExecutionCompleted,
+    ExecutionEvent,
+    ExecutionFailed,
+    ExecutionRecovered,
+    ExecutionReopened,
+    FlowAttemptFailed,
+)
+from kitaru.domain.execution.state import ExecutionState
+from kitaru.domain.values import ErrorData
+from kitaru.errors import KitaruStateError
+from kitaru.status import ExecutionStatus, FailureOrigin
+
+Events = tuple[ExecutionEvent, ...]
+
+
+def decide(state: ExecutionState, command: Command) -> Events:
+    """The events that the command leads to in this state.
+
+    Raises KitaruStateError when the state forbids it.
+    """
+    match command:
+        case Start(facts):
+            if state.status is not None:
+                raise KitaruStateError("The execution exists already.")
+            return (facts,)
+        case Recover():
+            return _recover(_open(state), command)
+        case FailCheckpoint():
+            _open(state)
+            return (_fail_checkpoint(command),)
+        case Complete(result):
+            _open(state)
+            return (ExecutionCompleted(result=result),)
+        case FailAttempt():
+            return _fail_attempt(_open(state), command)
+        case Cancel(reason):
+            return _cancel(state, reason)
+        case ConfirmCancel():
+            return (ExecutionCancelled(reason=_open(state).reason),)
+        case Reopen():
+            return _reopen(state, command)
+
+
+def _open(state: ExecutionState) -> ExecutionState:
+    if state.status is None:
+        raise KitaruStateError("There is no such execution.")
+    if state.is_finished:
+        raise KitaruStateError(f"The execution is already {state.status}.")
+    return state
+
+
+def _recover(state: ExecutionState, command: Recover) -> Events:
+    recoveries = state.recoveries + 1
+    taken_over = ExecutionRecovered(previous_owner=command.previous_owner, recoveries=recoveries)
+    if recoveries <= command.limit:
+        return (taken_over,)
+    error = ErrorData(
+        type="kitaru.errors.KitaruRuntimeError",
+        module="kitaru.errors",
+        qualname="KitaruRuntimeError",
+        bases=(("builtins", "RuntimeError"), ("builtins", "Exception")),
+        message=f"Given up: the process died {recoveries} times in a row while it ran this "
+        "execution, without recording any progress in between. Look at what runs after its last "
+        "recorded checkpoint, then `kitaru executions retry` it.",
+    )
+    return (taken_over, ExecutionFailed(error=error, origin=FailureOrigin.RUNTIME))
+
+
+def _fail_checkpoint(command: FailCheckpoint) -> CheckpointFailed:
+    call, policy = command.call, command.policy
+    again = (
+        command.retryable and command.tried < policy.max_attempts and policy.covers(command.bases)
+    )
+    retry_at = command.now + policy.delay_us(command.tried, command.jitter) if again else None
+    return CheckpointFailed(
+        path=call.path,
+        name=call.name,
+        attempt=call.attempt,
+        site=call.site,
+        arguments_digest=call.arguments_digest,
+        arguments=call.arguments,
+        error=command.error,
+        duration_us=command.duration_us,
+        retry_at=retry_at,
+        type=command.type,
+    )
+
+
+def _fail_attempt(state: ExecutionState, command: FailAttempt) -> Events:
+    if state.cancel_requested:
+        return (ExecutionCancelled(reason=state.reason),)
+    if command.retryable and state.failed_attempts < state.retries:
+        return (
+            FlowAttemptFailed(attempt=state.attempt, error=command.error, retry_at=command.now),
+        )
+    return (ExecutionFailed(error=command.error, origin=command.origin),)
+
+
+def _cancel(state: ExecutionState, reason: str) -> Events:
+    if state.status is ExecutionStatus.CANCELLED or state.cancel_requested:
+        return ()
+    _open(state)
+    if state.status is ExecutionStatus.DIVERGED:
+        return (CancelRequested(reason=reason), ExecutionCancelled(reason=reason))
+    return (CancelRequested(reason=reason),)
+
+
+def _reopen(state: ExecutionState, command: Reopen) -> Events:
+    needed = {"retry": ExecutionStatus.FAILED, "resume": ExecutionStatus.DIVERGED}[command.reason]
+    if state.status is not needed:
+        hint = (
+            "Only failed executions can be retried"
+            if command.reason == "retry"
+            else "Only diverged executions need to be resumed"
+        )
+        raise KitaruStateError(f"{hint}; this one is {state.status or 'absent'}.")
+    return (ExecutionReopened(reason=command.reason),)

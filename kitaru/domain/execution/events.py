@@ -1,0 +1,196 @@
+"""What can happen to an execution, as stored. A type's tag and schema stand in `EVENT_TYPES`."""
+
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from kitaru.domain.values import ErrorData, StoredValue
+
+
+class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The root of an execution's events."""
+
+
+class SourceReference(Struct, frozen=True, omit_defaults=True):
+    """Where a flow's code is, so that another process can load it."""
+
+    module: str
+    qualname: str
+    file: str = ""
+    root: str = ""
+    """The folder from which `module` can be imported."""
+
+
+class FrozenOptions(Struct, frozen=True, omit_defaults=True):
+    """The options that an execution was started with; they never change afterwards."""
+
+    retries: int = 0
+    cache: bool | None = None
+
+
+class ExecutionStarted(Event, frozen=True):
+    flow: str
+    source: SourceReference
+    arguments: StoredValue
+    """A list of [positional arguments, keyword arguments]."""
+    arguments_digest: str
+    asynchronous: bool = False
+    """Whether the flow's body is a coroutine function."""
+    fingerprint: str = ""
+    options: FrozenOptions = FrozenOptions()
+    idempotency_key: str | None = None
+
+
+class ExecutionRecovered(Event, frozen=True):
+    """A runner has taken the execution over from one that died."""
+
+    previous_owner: str
+    recoveries: int
+    """Take-overs since the last recorded progress, this one included."""
+
+
+class ExecutionReopened(Event, frozen=True):
+    """Somebody asked for another attempt, or for going on after a divergence."""
+
+    reason: str
+    """``retry`` or ``resume``."""
+
+
+class CallEvent(Event, frozen=True):
+    """Something that happened to one call."""
+
+    path: str
+    """The call's identity: ``fetch``, ``fetch#2``, ``task[1]/fetch``."""
+
+
+class CheckpointEvent(CallEvent, frozen=True):
+    name: str
+    attempt: int
+    site: str = ""
+    """``file:line`` of the call."""
+    arguments_digest: str = ""
+    arguments: StoredValue | None = None
+    """Kept when small."""
+
+
+class CheckpointStarted(CheckpointEvent, frozen=True):
+    """The body runs; written only when it runs for longer than a few milliseconds."""
+
+
+class CheckpointCompleted(CheckpointEvent, frozen=True):
+    result: StoredValue
+    duration_us: int = 0
+    type: str | None = None
+    """The label that the decorator gave, such as ``llm_call``."""
+
+
+class CheckpointFailed(CheckpointEvent, frozen=True):
+    error: ErrorData
+    duration_us: int = 0
+    retry_at: int | None = None
+    """When the next attempt is due; None: this failure is the call's outcome."""
+    type: str | None = None
+
+
+class CheckpointCancelled(CheckpointEvent, frozen=True):
+    """The flow's body stopped waiting for the call, and its body was cancelled."""
+
+
+class TimerStarted(CallEvent, frozen=True):
+    due_at: int
+    site: str = ""
+
+
+class TimerFired(CallEvent, frozen=True):
+    due_at: int
+
+
+class MetadataLogged(Event, frozen=True):
+    metadata: Raw
+    """A JSON object in the codec's form."""
+    path: str | None = None
+    """The checkpoint call it belongs to; None: the execution."""
+
+
+class ArtifactSaved(CallEvent, frozen=True):
+    name: str
+    type: str
+    value: StoredValue
+    tags: tuple[str, ...] = ()
+
+
+class FlowAttemptFailed(Event, frozen=True):
+    attempt: int
+    error: ErrorData
+    retry_at: int
+
+
+class CancelRequested(Event, frozen=True):
+    reason: str = ""
+
+
+class ExecutionDiverged(Event, frozen=True):
+    report: str
+    """The whole text that people see."""
+    facts: Raw
+    """The same as a JSON object."""
+
+
+class ExecutionCompleted(Event, frozen=True):
+    result: StoredValue
+
+
+class ExecutionFailed(Event, frozen=True):
+    error: ErrorData
+    origin: str
+    """A `FailureOrigin`."""
+
+
+class ExecutionCancelled(Event, frozen=True):
+    reason: str = ""
+
+
+EVENT_TYPES: dict[str, tuple[type[Event], int]] = {
+    "execution_started": (ExecutionStarted, 1),
+    "execution_recovered": (ExecutionRecovered, 1),
+    "execution_reopened": (ExecutionReopened, 1),
+    "checkpoint_started": (CheckpointStarted, 1),
+    "checkpoint_completed": (CheckpointCompleted, 1),
+    "checkpoint_failed": (CheckpointFailed, 1),
+    "checkpoint_cancelled": (CheckpointCancelled, 1),
+    "timer_started": (TimerStarted, 1),
+    "timer_fired": (TimerFired, 1),
+    "metadata_logged": (MetadataLogged, 1),
+    "artifact_saved": (ArtifactSaved, 1),
+    "flow_attempt_failed": (FlowAttemptFailed, 1),
+    "cancel_requested": (CancelRequested, 1),
+    "execution_diverged": (ExecutionDiverged, 1),
+    "execution_completed": (ExecutionCompleted, 1),
+    "execution_failed": (ExecutionFailed, 1),
+    "execution_cancelled": (ExecutionCancelled, 1),
+}
+"""Tag → the event's class and the schema that this version writes."""
+
+TAGS: dict[type[Any], tuple[str, int]] = {
+    cls: (tag, schema) for tag, (cls, schema) in EVENT_TYPES.items()
+}
+
+ExecutionEvent = (
+    ExecutionStarted
+    | ExecutionRecovered
+    | ExecutionReopened
+    | CheckpointStarted
+    | CheckpointCompleted
+    | CheckpointFailed
+    | CheckpointCancelled
+    | TimerStarted
+    | TimerFired
+    | MetadataLogged
+    | ArtifactSaved
+    | FlowAttemptFailed
+    | CancelRequested
+    | ExecutionDiverged
+    | ExecutionCompleted
+    | ExecutionFailed
+    | ExecutionCancelled
+)
