@@ -28,7 +28,7 @@ class FrozenOptions(Struct, frozen=True, omit_defaults=True):
     cache: bool | None = None
 
 
-class ExecutionStarted(Event, frozen=True):
+class ExecutionStarted(Event, frozen=True, kw_only=True):
     flow: str
     source: SourceReference
     arguments: StoredValue
@@ -41,7 +41,7 @@ class ExecutionStarted(Event, frozen=True):
     idempotency_key: str | None = None
 
 
-class ExecutionRecovered(Event, frozen=True):
+class ExecutionRecovered(Event, frozen=True, kw_only=True):
     """A runner has taken the execution over from one that died."""
 
     previous_owner: str
@@ -49,21 +49,21 @@ class ExecutionRecovered(Event, frozen=True):
     """Take-overs since the last recorded progress, this one included."""
 
 
-class ExecutionReopened(Event, frozen=True):
+class ExecutionReopened(Event, frozen=True, kw_only=True):
     """Somebody asked for another attempt, or for going on after a divergence."""
 
     reason: str
     """``retry`` or ``resume``."""
 
 
-class CallEvent(Event, frozen=True):
+class CallEvent(Event, frozen=True, kw_only=True):
     """Something that happened to one call."""
 
     path: str
     """The call's identity: ``fetch``, ``fetch#2``, ``task[1]/fetch``."""
 
 
-class CheckpointEvent(CallEvent, frozen=True):
+class CheckpointEvent(CallEvent, frozen=True, kw_only=True):
     name: str
     attempt: int
     site: str = ""
@@ -73,18 +73,18 @@ class CheckpointEvent(CallEvent, frozen=True):
     """Kept when small."""
 
 
-class CheckpointStarted(CheckpointEvent, frozen=True):
+class CheckpointStarted(CheckpointEvent, frozen=True, kw_only=True):
     """The body runs; written only when it runs for longer than a few milliseconds."""
 
 
-class CheckpointCompleted(CheckpointEvent, frozen=True):
+class CheckpointCompleted(CheckpointEvent, frozen=True, kw_only=True):
     result: StoredValue
     duration_us: int = 0
     type: str | None = None
     """The label that the decorator gave, such as ``llm_call``."""
 
 
-class CheckpointFailed(CheckpointEvent, frozen=True):
+class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True):
     error: ErrorData
     duration_us: int = 0
     retry_at: int | None = None
@@ -92,61 +92,61 @@ class CheckpointFailed(CheckpointEvent, frozen=True):
     type: str | None = None
 
 
-class CheckpointCancelled(CheckpointEvent, frozen=True):
+class CheckpointCancelled(CheckpointEvent, frozen=True, kw_only=True):
     """The flow's body stopped waiting for the call, and its body was cancelled."""
 
 
-class TimerStarted(CallEvent, frozen=True):
+class TimerStarted(CallEvent, frozen=True, kw_only=True):
     due_at: int
     site: str = ""
 
 
-class TimerFired(CallEvent, frozen=True):
+class TimerFired(CallEvent, frozen=True, kw_only=True):
     due_at: int
 
 
-class MetadataLogged(Event, frozen=True):
+class MetadataLogged(Event, frozen=True, kw_only=True):
     metadata: Raw
     """A JSON object in the codec's form."""
     path: str | None = None
     """The checkpoint call it belongs to; None: the execution."""
 
 
-class ArtifactSaved(CallEvent, frozen=True):
+class ArtifactSaved(CallEvent, frozen=True, kw_only=True):
     name: str
     type: str
     value: StoredValue
     tags: tuple[str, ...] = ()
 
 
-class FlowAttemptFailed(Event, frozen=True):
+class FlowAttemptFailed(Event, frozen=True, kw_only=True):
     attempt: int
     error: ErrorData
     retry_at: int
 
 
-class CancelRequested(Event, frozen=True):
+class CancelRequested(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class ExecutionDiverged(Event, frozen=True):
+class ExecutionDiverged(Event, frozen=True, kw_only=True):
     report: str
     """The whole text that people see."""
     facts: Raw
     """The same as a JSON object."""
 
 
-class ExecutionCompleted(Event, frozen=True):
+class ExecutionCompleted(Event, frozen=True, kw_only=True):
     result: StoredValue
 
 
-class ExecutionFailed(Event, frozen=True):
+class ExecutionFailed(Event, frozen=True, kw_only=True):
     error: ErrorData
     origin: str
     """A `FailureOrigin`."""
 
 
-class ExecutionCancelled(Event, frozen=True):
+class ExecutionCancelled(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
