@@ -9,11 +9,14 @@ class JournalError(Exception):
     ├── StaleLease             another owner has taken the stream over
     ├── BlobNotFound           no blob has this digest
     ├── CorruptJournal         the stored bytes are not what was written
+    │   └── DamagedFile         the store as a whole cannot be read as one
     ├── JournalUnavailable     the store cannot be read or written now; nothing was written
     │   ├── JournalReadOnly    the store can be read but not written
     │   └── JournalFull        no space is left
     ├── CommitOutcomeUnknown   a commit failed and nobody can tell yet whether it is on disk
-    ├── JournalClosed          the journal was closed before
+    ├── JournalClosed          the journal was closed before, or belongs to the parent process
+    ├── InvalidAppend          an append that no state of the stream could accept
+    ├── InvalidQuery           a query that no journal could answer
     ├── InvalidJournalUrl      no backend is named by this URL
     ├── NotAJournal            the file is something else
     └── NewerSchema            a later version of this package wrote the store
@@ -67,6 +70,21 @@ class CorruptJournal(JournalError):
         self.what = what
 
 
+class DamagedFile(CorruptJournal):
+    """The store as a whole cannot be read as one; no single stream can be named."""
+
+    def __init__(self, location: str, what: str) -> None:
+        JournalError.__init__(
+            self,
+            f"the journal at {location} is damaged: {what}; restore it from a backup, or inspect "
+            "it with `kitaru journal verify`",
+        )
+        self.stream = ""
+        self.version = 0
+        self.what = what
+        self.location = location
+
+
 class JournalUnavailable(JournalError):
     """The store cannot be read or written now; what was asked for has not happened."""
 
@@ -85,6 +103,14 @@ class CommitOutcomeUnknown(JournalError):
 
 class JournalClosed(JournalError):
     """The journal was closed before."""
+
+
+class InvalidAppend(JournalError, ValueError):
+    """An append that no state of the stream could accept: the caller's mistake."""
+
+
+class InvalidQuery(JournalError, ValueError):
+    """A query that no journal could answer: the caller's mistake."""
 
 
 class InvalidJournalUrl(JournalError):

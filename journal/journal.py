@@ -14,8 +14,8 @@ from journal.records import (
 )
 
 Watcher = Callable[[Sequence[RecordedEvent]], None]
-"""Called on the journal's event loop after a commit of this process with the stream's new events, or
-with none when another process may have written: read again."""
+"""Called on the journal's event loop after a commit of this process with the stream's new events,
+or with none when another process may have written: read again."""
 
 
 class Journal(Protocol):

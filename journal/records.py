@@ -1,11 +1,17 @@
-"""What goes into a journal and what comes out: frozen records, payloads are bytes."""
+"""What goes into a journal and what comes out: frozen records, payloads are bytes.
+
+``gc=False``: they hold no cycles, and a fan-out makes too many of them for the collector to follow.
+"""
 
 from collections.abc import Sequence
 
 from msgspec import Struct
 
+GENESIS = bytes(32)
+"""What stands for the hash before a stream's first event."""
 
-class NewEvent(Struct, frozen=True):
+
+class NewEvent(Struct, frozen=True, gc=False):
     """A fact that is about to be appended."""
 
     type: str
@@ -15,7 +21,7 @@ class NewEvent(Struct, frozen=True):
     """The version of the payload's form, for upcasts."""
 
 
-class RecordedEvent(Struct, frozen=True):
+class RecordedEvent(Struct, frozen=True, gc=False):
     """A fact in the journal. Instants are microseconds since the Unix epoch, UTC."""
 
     stream: str
@@ -32,9 +38,11 @@ class RecordedEvent(Struct, frozen=True):
     previous_hash: bytes
     """The hash of the event before it in its stream; 32 zero bytes for the first."""
     hash: bytes
+    payload_digest: bytes | None = None
+    """The SHA-256 of an erased payload, so that the chain still verifies; None: it is here."""
 
 
-class Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True, gc=False):
     """The right to be a stream's one effective owner."""
 
     stream: str
@@ -46,14 +54,14 @@ class Lease(Struct, frozen=True):
     """When others may claim the stream, by the store's clock, in microseconds."""
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, gc=False):
     """A wish to own a stream."""
 
     owner: str
     seconds: float
 
 
-class HeadChange(Struct, frozen=True):
+class HeadChange(Struct, frozen=True, gc=False):
     """What an append writes into the row that stands for the stream's current state."""
 
     state: str
@@ -64,7 +72,7 @@ class HeadChange(Struct, frozen=True):
     summary: bytes = b""
 
 
-class Head(Struct, frozen=True):
+class Head(Struct, frozen=True, gc=False):
     """One row per stream: its current state, indexed, and its lease."""
 
     stream: str
@@ -84,13 +92,19 @@ class Head(Struct, frozen=True):
     """None when nobody holds the lease."""
     epoch: int
     lease_until: int
+    anchor_version: int = 0
+    """The stream's version when an append last wrote the head: a shorter stream was cut."""
+    anchor_hash: bytes = b""
+    """The hash of the event at that version."""
 
 
-class Append(Struct, frozen=True):
+class Append(Struct, frozen=True, gc=False):
     """One all-or-nothing append to one stream.
 
     The stream's name is ``category-id``; the category ends at the first hyphen. The first append to
-    a stream must bring a head.
+    a stream must bring a head and an event. Without events, an append writes the head, the lease or
+    blobs of a stream that is at the expected version. What no stream could accept raises
+    InvalidAppend.
     """
 
     stream: str
@@ -102,15 +116,16 @@ class Append(Struct, frozen=True):
     lease: Lease | None = None
     """The lease under which the writer acts; None for a client that owns nothing."""
     claim: Claim | None = None
-    """With it the append also takes the stream's lease (the epoch rises), in the same transaction.
-    Refused with StaleLease where another owner's lease is still alive."""
+    """With it the append also takes the stream's lease (the epoch rises), in the same transaction,
+    and its events carry the new epoch. Refused with StaleLease where another owner's lease is still
+    alive; an owner's own lease is replaced, and its old epoch is refused from then on."""
     release: bool = False
-    """Whether the lease ends with this append."""
+    """Whether the lease, which must be given, ends with this append."""
     blobs: tuple[bytes, ...] = ()
     """Values that the events name by digest, stored in the same transaction."""
 
 
-class Appended(Struct, frozen=True):
+class Appended(Struct, frozen=True, gc=False):
     """An append that is durable."""
 
     events: tuple[RecordedEvent, ...]
@@ -131,7 +146,7 @@ class HeadQuery(Struct, frozen=True, kw_only=True):
     stream_prefix: str = ""
     limit: int = 100
     cursor: str | None = None
-    """The stream of the last head of the page before."""
+    """The stream of the last head of the page before; an unknown one raises InvalidQuery."""
 
 
 class ClaimQuery(Struct, frozen=True, kw_only=True):
@@ -139,6 +154,7 @@ class ClaimQuery(Struct, frozen=True, kw_only=True):
 
     category: str
     names: Sequence[str]
+    """Of what names; none claims nothing, unless `stream` is given, which is then enough."""
     claim: Claim
     limit: int = 10
     stream: str | None = None

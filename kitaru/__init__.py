@@ -1,1 +1,138 @@
-"""Durable execution for Python."""
+"""Durable execution for Python: flows whose every checkpoint survives crashes, deploys and time.
+
+Names are loaded at their first use, so that ``import kitaru`` costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kitaru.domain.execution.retry import Retry
+    from kitaru.engine.codec import RecordedObject, register_type
+    from kitaru.errors import (
+        KitaruBackendError,
+        KitaruCancelled,
+        KitaruCancelledError,
+        KitaruContextError,
+        KitaruDivergenceError,
+        KitaruError,
+        KitaruExecutionError,
+        KitaruFeatureNotAvailableError,
+        KitaruRuntimeError,
+        KitaruSerializationError,
+        KitaruStateError,
+        KitaruTimeoutError,
+        KitaruUsageError,
+        KitaruUserCodeError,
+        KitaruWaitValidationError,
+    )
+    from kitaru.projections.views import Execution
+    from kitaru.sdk.artifacts import load, save
+    from kitaru.sdk.checkpoint import AsyncCheckpoint, Checkpoint, CheckpointFuture, checkpoint
+    from kitaru.sdk.client import AsyncKitaruClient, KitaruClient
+    from kitaru.sdk.execution import current_execution_id, idempotency_key
+    from kitaru.sdk.flow import AsyncFlow, Flow, flow
+    from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
+    from kitaru.sdk.log import log
+    from kitaru.sdk.runtime import runtime
+    from kitaru.settings import KitaruConfig, configure
+    from kitaru.status import ExecutionStatus, FailureOrigin
+
+_WHERE = {
+    "AsyncCheckpoint": "kitaru.sdk.checkpoint",
+    "AsyncFlow": "kitaru.sdk.flow",
+    "AsyncFlowHandle": "kitaru.sdk.handle",
+    "AsyncKitaruClient": "kitaru.sdk.client",
+    "Checkpoint": "kitaru.sdk.checkpoint",
+    "CheckpointFuture": "kitaru.sdk.checkpoint",
+    "Execution": "kitaru.projections.views",
+    "ExecutionStatus": "kitaru.status",
+    "FailureOrigin": "kitaru.status",
+    "Flow": "kitaru.sdk.flow",
+    "FlowHandle": "kitaru.sdk.handle",
+    "KitaruBackendError": "kitaru.errors",
+    "KitaruCancelled": "kitaru.errors",
+    "KitaruCancelledError": "kitaru.errors",
+    "KitaruClient": "kitaru.sdk.client",
+    "KitaruConfig": "kitaru.settings",
+    "KitaruContextError": "kitaru.errors",
+    "KitaruDivergenceError": "kitaru.errors",
+    "KitaruError": "kitaru.errors",
+    "KitaruExecutionError": "kitaru.errors",
+    "KitaruFeatureNotAvailableError": "kitaru.errors",
+    "KitaruRuntimeError": "kitaru.errors",
+    "KitaruSerializationError": "kitaru.errors",
+    "KitaruStateError": "kitaru.errors",
+    "KitaruTimeoutError": "kitaru.errors",
+    "KitaruUsageError": "kitaru.errors",
+    "KitaruUserCodeError": "kitaru.errors",
+    "KitaruWaitValidationError": "kitaru.errors",
+    "RecordedObject": "kitaru.engine.codec",
+    "Retry": "kitaru.domain.execution.retry",
+    "checkpoint": "kitaru.sdk.checkpoint",
+    "configure": "kitaru.settings",
+    "current_execution_id": "kitaru.sdk.execution",
+    "flow": "kitaru.sdk.flow",
+    "idempotency_key": "kitaru.sdk.execution",
+    "load": "kitaru.sdk.artifacts",
+    "log": "kitaru.sdk.log",
+    "register_type": "kitaru.engine.codec",
+    "runtime": "kitaru.sdk.runtime",
+    "save": "kitaru.sdk.artifacts",
+}
+
+__all__ = [
+    "AsyncCheckpoint",
+    "AsyncFlow",
+    "AsyncFlowHandle",
+    "AsyncKitaruClient",
+    "Checkpoint",
+    "CheckpointFuture",
+    "Execution",
+    "ExecutionStatus",
+    "FailureOrigin",
+    "Flow",
+    "FlowHandle",
+    "KitaruBackendError",
+    "KitaruCancelled",
+    "KitaruCancelledError",
+    "KitaruClient",
+    "KitaruConfig",
+    "KitaruContextError",
+    "KitaruDivergenceError",
+    "KitaruError",
+    "KitaruExecutionError",
+    "KitaruFeatureNotAvailableError",
+    "KitaruRuntimeError",
+    "KitaruSerializationError",
+    "KitaruStateError",
+    "KitaruTimeoutError",
+    "KitaruUsageError",
+    "KitaruUserCodeError",
+    "KitaruWaitValidationError",
+    "RecordedObject",
+    "Retry",
+    "checkpoint",
+    "configure",
+    "current_execution_id",
+    "flow",
+    "idempotency_key",
+    "load",
+    "log",
+    "register_type",
+    "runtime",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'kitaru' has no attribute {name!r}")
+    value = getattr(importlib.import_module(where), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

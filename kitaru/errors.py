@@ -108,3 +108,11 @@ class KitaruTimeoutError(KitaruError, TimeoutError):
 
 class KitaruFeatureNotAvailableError(KitaruError, NotImplementedError):
     """This does not exist yet."""
+
+
+class KitaruCancelled(BaseException):
+    """Reaches a flow's body where its execution is being cancelled.
+
+    Not an `Exception`, so that ``except Exception`` around a call does not swallow it. Checkpoints in
+    the handlers that it passes still run.
+    """

@@ -33,7 +33,9 @@ class ErrorData(Struct, frozen=True, omit_defaults=True, kw_only=True):
     bases: tuple[tuple[str, str], ...] = ()
     """(module, qualified name) of the classes it derives from, nearest first, up to a builtin."""
     message: str = ""
-    """The exception's own text."""
+    """The exception's own text; lone surrogates are written as escapes."""
+    exact_message: Raw | None = None
+    """The text in the codec's JSON, when ``message`` has such escapes."""
     arguments: Raw | None = None
     """``args`` in the codec's JSON; None when one of them cannot be encoded."""
     attributes: Raw | None = None

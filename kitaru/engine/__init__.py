@@ -1,0 +1,1 @@
+"""The shell of effects: runs flows against their journals."""

@@ -1,0 +1,1 @@
+"""What can be done, once, for every surface alike."""

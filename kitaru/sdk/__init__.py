@@ -1,0 +1,1 @@
+"""What users import: flows, checkpoints, handles, clients."""

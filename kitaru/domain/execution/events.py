@@ -110,6 +110,8 @@ class MetadataLogged(Event, frozen=True, kw_only=True):
     """A JSON object in the codec's form."""
     path: str | None = None
     """The checkpoint call it belongs to; None: the execution."""
+    entry: str = ""
+    """At flow scope, which `log()` call of the body it was: a replay does not write it again."""
 
 
 class ArtifactSaved(CallEvent, frozen=True, kw_only=True):

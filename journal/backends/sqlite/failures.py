@@ -1,0 +1,76 @@
+"""What SQLite's errors mean for whoever uses the journal."""
+
+import sqlite3
+
+from journal.errors import (
+    DamagedFile,
+    JournalError,
+    JournalFull,
+    JournalReadOnly,
+    JournalUnavailable,
+    NotAJournal,
+)
+
+_STORE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without its extension; 0 for an error of the Python module's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_of_the_store(error: Exception) -> bool:
+    """Whether the store is at fault and not what was asked of it."""
+    return isinstance(error, sqlite3.Error) and primary_code(error) in _STORE
+
+
+def translated(error: sqlite3.Error, location: str) -> JournalError:
+    """The journal's own error, naming the file and what to do."""
+    match primary_code(error):
+        case sqlite3.SQLITE_FULL:
+            return JournalFull(
+                f"no space is left for the journal at {location}: make room and try again; "
+                "nothing was written"
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return JournalReadOnly(
+                f"the journal at {location} can be read but not written: see to the permissions of "
+                "the file and its folder; nothing was written"
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
+            return JournalUnavailable(
+                f"the journal at {location} stayed locked by another process: look for one that is "
+                "stopped in the middle of a write, and try again; nothing was written"
+            )
+        case sqlite3.SQLITE_NOTADB:
+            return NotAJournal(f"{location} is not a journal; name another file")
+        case sqlite3.SQLITE_CORRUPT:
+            return DamagedFile(location, str(error))
+        case sqlite3.SQLITE_CANTOPEN:
+            return JournalUnavailable(
+                f"the journal at {location} cannot be opened: see that the file exists, that it "
+                "and its folder may be read and written, and that files may still be opened"
+            )
+    if "decode to UTF-8" in str(error):
+        return DamagedFile(location, str(error))
+    return JournalUnavailable(
+        f"the journal at {location} cannot be used now ({error}): see to its disk and try again"
+    )

@@ -1,0 +1,285 @@
+"""The journal in one SQLite file."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import aiosqlite
+
+from journal.backends.sqlite import queries
+from journal.backends.sqlite.committer import Committer, Work, closed
+from journal.backends.sqlite.connections import check_schema, connect_reader, prepare_file
+from journal.backends.sqlite.failures import translated
+from journal.backends.sqlite.forking import abandon_in_children
+from journal.backends.sqlite.queries import Query
+from journal.backends.sqlite.transaction import PreparedAppend
+from journal.clock import Clock, system_clock
+from journal.errors import JournalClosed, JournalReadOnly
+from journal.journal import Watcher
+from journal.records import (
+    Append,
+    Appended,
+    ClaimQuery,
+    Head,
+    HeadQuery,
+    Lease,
+    RecordedEvent,
+)
+from journal.watchers import Watchers
+
+T = TypeVar("T")
+
+_LOOK_SECONDS = 0.02
+_BLOBS_OFF_THE_LOOP_BYTES = 256 * 1024
+
+
+class SqliteJournal:
+    """A journal in one file; one process or many, each with its own object."""
+
+    def __init__(self, path: str, clock: Clock | None = None) -> None:
+        self._path = os.path.abspath(path)
+        self._clock = clock or system_clock
+        self._loop = asyncio.get_running_loop()
+        self._watchers = Watchers(self._loop)
+        self._committer = Committer(self._path, self._clock, self._watchers.publish)
+        self._gathered: list[tuple[Work[Any], asyncio.Future[Any]]] = []
+        self._reader: aiosqlite.Connection | None = None
+        self._reader_opens = asyncio.Lock()
+        self._looking: asyncio.TimerHandle | None = None
+        self._refusal: JournalClosed | None = None
+        self._closing: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def open(cls, path: str, *, clock: Clock | None = None) -> "SqliteJournal":
+        """Opens the file, made where it is missing, and brings it to this version's schema."""
+        journal = cls(path, clock)
+        await _off_the_loop(journal._open_file)
+        abandon_in_children(journal)
+        return journal
+
+    @property
+    def location(self) -> str:
+        return self._path
+
+    def now(self) -> int:
+        return self._clock()
+
+    async def append(self, append: Append, /) -> Appended:
+        """As the port says. A caller that is cancelled while it waits may have been written."""
+        self._refuse_when_closed()
+        if sum(map(len, append.blobs)) > _BLOBS_OFF_THE_LOOP_BYTES:
+            prepared = await _off_the_loop(partial(PreparedAppend, append))
+            self._refuse_when_closed()
+        else:
+            prepared = PreparedAppend(append)
+        return await self._submit(Work(lambda transaction: transaction.append(prepared)))
+
+    def append_blocking(self, append: Append, /) -> Appended:
+        self._refuse_when_closed()
+        prepared = PreparedAppend(append)
+        return self._committer.commit_blocking(
+            Work(lambda transaction: transaction.append(prepared))
+        )
+
+    async def read_stream(
+        self, stream: str, /, *, after: int = 0, limit: int | None = None
+    ) -> list[RecordedEvent]:
+        return await self._read(queries.stream_events(stream, after, limit))
+
+    async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        return await self._read(queries.all_events(after, limit))
+
+    async def heads(self, query: HeadQuery, /) -> list[Head]:
+        if query.cursor is not None:
+            await self._read(queries.known(query.cursor))
+        return await self._read(queries.heads(query))
+
+    async def head(self, stream: str, /) -> Head | None:
+        return await self._read(queries.head(stream))
+
+    async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
+        self._refuse_when_closed()
+        return await self._submit(Work(lambda transaction: transaction.claim(query)))
+
+    def renew_blocking(self, leases: Sequence[Lease], seconds: float, /) -> list[Lease]:
+        # On the write connection, not on one of its own: a commit of another connection would make
+        # the committer forget the streams' ends at every heartbeat.
+        self._refuse_when_closed()
+        return self._committer.commit_blocking(
+            Work(lambda transaction: transaction.renew(leases, seconds))
+        )
+
+    async def release(self, lease: Lease, /) -> None:
+        self._refuse_when_closed()
+        await self._submit(Work(lambda transaction: transaction.release(lease)))
+
+    async def get_blob(self, digest: str, /) -> bytes:
+        return await self._read(queries.blob(digest))
+
+    def watch(self, stream: str | None, watcher: Watcher, /) -> Callable[[], None]:
+        self._refuse_when_closed()
+        stop = self._watchers.add(stream, watcher)
+        if self._looking is None:
+            self._looking = self._loop.call_later(_LOOK_SECONDS, self._look)
+        return stop
+
+    async def close(self) -> None:
+        """Waits for running commits; leaves neither thread nor connection behind."""
+        if self._closing is None and self._refusal is not None:
+            return None  # a forked child: nothing here is its own
+        if self._closing is not None:
+            return await asyncio.shield(self._closing)
+        self._closing = self._loop.create_future()
+        try:
+            await self._close()
+        finally:
+            self._closing.set_result(None)
+
+    def abandon(self) -> list[object]:
+        """In a forked child: unusable from now on, and nothing of it is to be finalized."""
+        self._refusal = JournalClosed(
+            f"the journal at {self._path} was opened before a fork and belongs to the parent "
+            "process: open it anew in the child"
+        )
+        self._committer.abandon()
+        return [self, self._reader, *self._committer.held()]
+
+    # Writing.
+
+    def _submit(self, work: Work[T]) -> "asyncio.Future[T]":
+        """Gathers what is written in one pass of the loop, for one transaction."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._gathered.append((work, future))
+        if len(self._gathered) == 1:
+            self._loop.call_soon(self._commit_gathered)
+        return future
+
+    def _commit_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if not gathered:
+            return
+        if len(gathered) == 1 and self._committer.commit_here(gathered[0][0], on_loop=True):
+            _hand_over(gathered)
+            return
+        done = partial(self._call_on_loop, partial(_hand_over, gathered))
+        try:
+            self._committer.queue([work for work, _ in gathered], done)
+        except JournalClosed as error:
+            for work, _ in gathered:
+                work.error = error
+            _hand_over(gathered)
+
+    def _call_on_loop(self, callback: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self._loop.call_soon_threadsafe(callback)
+
+    # Reading.
+
+    async def _read(self, query: Query[T]) -> T:
+        self._refuse_when_closed()
+        try:
+            reader = self._reader or await self._open_reader()
+            found = await reader.execute_fetchall(query.statement, query.parameters)
+        except sqlite3.Error as error:
+            raise translated(error, self._path) from error
+        except UnicodeEncodeError:
+            found = []  # what cannot be stored is not there
+        except ValueError:
+            self._refuse_when_closed()
+            raise
+        return query.meaning(cast("list[queries.Row]", found))
+
+    async def _open_reader(self) -> aiosqlite.Connection:
+        async with self._reader_opens:
+            if self._reader is None:
+                self._refuse_when_closed()
+                reader = aiosqlite.Connection(partial(connect_reader, self._path), 64)
+                # Not a daemon by default since 0.22, and without a public way to make it one: a
+                # process that forgets to close the journal would never end.
+                reader._thread.daemon = True
+                self._reader = await reader
+            return self._reader
+
+    # Opening, watching, closing.
+
+    def _open_file(self) -> None:
+        prepare_file(self._path)
+        try:
+            self._committer.open()
+        except JournalReadOnly:
+            # To be read it need not be written.
+            connection = connect_reader(self._path)
+            try:
+                check_schema(connection, self._path)
+            finally:
+                connection.close()
+
+    def _look(self) -> None:
+        """Looks for other processes' commits, while anybody watches."""
+        self._looking = None
+        if self._watchers and self._refusal is None:
+            self._committer.look_for_foreign_commits()
+            self._looking = self._loop.call_later(_LOOK_SECONDS, self._look)
+
+    async def _close(self) -> None:
+        self._commit_gathered()
+        self._refusal = closed(self._path)
+        self._watchers.publish(())
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._reader is not None:
+            # First: the connection that is closed last removes the log.
+            reader_thread = self._reader._thread
+            await self._reader.close()
+            reader_thread.join()
+        ended = self._loop.create_future()
+        thread = self._committer.close(partial(self._call_on_loop, partial(ended.set_result, None)))
+        if thread is not None:
+            await ended
+            thread.join()
+
+    def _refuse_when_closed(self) -> None:
+        if self._refusal is not None:
+            # A new one each time: an exception collects the tracebacks of those who raise it.
+            raise type(self._refusal)(*self._refusal.args)
+
+
+async def _off_the_loop(action: Callable[[], T]) -> T:
+    """Runs in a thread that ends with it: the loop's pool would stay behind."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def finish(value: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(cast("T", value))
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        value, failure = None, None
+        try:
+            value = action()
+        except BaseException as error:  # handed to whoever waits
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(finish, value, failure)
+
+    threading.Thread(target=run, name="journal-opener", daemon=True).start()
+    return await future
+
+
+def _hand_over(gathered: Sequence[tuple[Work[Any], "asyncio.Future[Any]"]]) -> None:
+    for work, future in gathered:
+        if future.done():  # whoever waited was cancelled
+            continue
+        if work.error is None:
+            future.set_result(work.result())
+        else:
+            future.set_exception(work.error)

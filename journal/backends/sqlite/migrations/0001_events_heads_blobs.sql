@@ -1,0 +1,69 @@
+CREATE TABLE heads (
+    id INTEGER PRIMARY KEY,
+    stream TEXT NOT NULL UNIQUE,
+    category TEXT NOT NULL,
+    state TEXT NOT NULL,
+    name TEXT NOT NULL,
+    due_at INTEGER,
+    parent TEXT,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    anchor_version INTEGER NOT NULL,
+    anchor_hash BLOB NOT NULL,
+    owner TEXT,
+    epoch INTEGER NOT NULL DEFAULT 0,
+    lease_until INTEGER NOT NULL DEFAULT 0,
+    claimable_at INTEGER GENERATED ALWAYS AS (max(due_at, lease_until)) VIRTUAL,
+    summary BLOB NOT NULL
+);
+
+CREATE INDEX heads_newest ON heads (category);
+
+CREATE INDEX heads_by_state ON heads (category, state);
+
+-- Only heads that are due at some time: finished and waiting ones cost a claim nothing.
+CREATE INDEX heads_claimable ON heads (category, name, claimable_at) WHERE due_at IS NOT NULL;
+
+-- A rowid table with integer stream ids: a key that leads with the stream's name writes one page for
+-- each event of a group commit.
+CREATE TABLE events (
+    position INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    schema INTEGER NOT NULL,
+    recorded_at INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    previous_hash BLOB NOT NULL,
+    hash BLOB NOT NULL,
+    -- Set when the payload was erased, so that the chain still verifies.
+    payload_digest BLOB,
+    payload BLOB,
+    UNIQUE (stream, version)
+);
+
+CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
+BEGIN
+    SELECT RAISE(ABORT, 'events are never changed');
+END;
+
+CREATE TRIGGER events_are_never_deleted BEFORE DELETE ON events
+BEGIN
+    SELECT RAISE(ABORT, 'events are never deleted');
+END;
+
+CREATE TABLE blobs (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    codec TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    data BLOB NOT NULL
+);
+
+-- Counts the commits whose outcome had to be read back; writing it makes the answer final.
+CREATE TABLE settlements (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    settled INTEGER NOT NULL
+);
+
+INSERT INTO settlements VALUES (1, 0);

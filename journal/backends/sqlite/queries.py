@@ -1,0 +1,217 @@
+"""What is read from the database and what its rows become, for the journal and its reader."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from journal.errors import BlobNotFound, CorruptJournal, InvalidQuery
+from journal.records import GENESIS, ClaimQuery, Head, HeadQuery, RecordedEvent
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+class Query(Struct, Generic[T], frozen=True):
+    """A statement, its parameters and what its rows mean."""
+
+    statement: str
+    parameters: Sequence[Any]
+    meaning: Callable[[list[Row]], T]
+
+
+_EVENT = """e.version, e.position, e.type, e.schema, e.recorded_at, e.epoch, e.payload,
+    e.previous_hash, e.hash, e.payload_digest"""
+
+_STREAM_EVENTS = f"""
+SELECT {_EVENT} FROM events e
+WHERE e.stream = (SELECT id FROM heads WHERE stream = ?) AND e.version > ?
+ORDER BY e.version LIMIT ?
+"""  # noqa: S608 - a constant
+
+_ALL_EVENTS = f"""
+SELECT h.stream, {_EVENT} FROM events e LEFT JOIN heads h ON h.id = e.stream
+WHERE e.position > ? ORDER BY e.position LIMIT ?
+"""  # noqa: S608 - a constant
+
+_HEAD = """
+SELECT h.id, h.stream, h.category, e.version, e.hash, h.state, h.name, h.due_at, h.parent,
+    h.summary, h.created_at, h.updated_at, h.owner, h.epoch, h.lease_until,
+    h.anchor_version, h.anchor_hash
+FROM heads h LEFT JOIN events e ON e.stream = h.id
+    AND e.version = (SELECT max(version) FROM events WHERE stream = h.id)
+"""
+
+_BLOB = "SELECT codec, size, data FROM blobs WHERE digest = ?"
+
+_LARGEST = 2**63 - 1
+
+
+def stream_events(stream: str, after: int, limit: int | None) -> Query[list[RecordedEvent]]:
+    after = max(0, after)
+
+    def meaning(rows: list[Row]) -> list[RecordedEvent]:
+        return _chain(stream, after, rows)
+
+    return Query(_STREAM_EVENTS, (stream, after, _limit(limit)), meaning)
+
+
+def all_events(after: int, limit: int) -> Query[list[RecordedEvent]]:
+    return Query(_ALL_EVENTS, (max(0, after), _limit(limit)), _events_of_all)
+
+
+def head(stream: str) -> Query[Head | None]:
+    def meaning(rows: list[Row]) -> Head | None:
+        return head_of(rows[0]) if rows else None
+
+    return Query(f"{_HEAD} WHERE h.stream = ?", (stream,), meaning)
+
+
+def heads(query: HeadQuery) -> Query[list[Head]]:
+    conditions, parameters = ["h.category = ?"], [query.category]
+    for column, values in (("h.state", query.states), ("h.name", query.names)):
+        if values:
+            conditions.append(f"{column} IN ({', '.join('?' * len(values))})")
+            parameters += values
+    if query.stream_prefix:
+        # Not LIKE: its wildcards may be in the prefix.
+        conditions.append("h.stream >= ?")
+        parameters.append(query.stream_prefix)
+        if (end := _after_prefix(query.stream_prefix)) is not None:
+            conditions.append("h.stream < ?")
+            parameters.append(end)
+    if query.cursor is not None:
+        conditions.append("h.id < (SELECT id FROM heads WHERE stream = ?)")
+        parameters.append(query.cursor)
+    statement = f"{_HEAD} WHERE {' AND '.join(conditions)} ORDER BY h.id DESC LIMIT ?"
+    return Query(statement, (*parameters, _limit(query.limit)), _heads_of)
+
+
+def known(cursor: str) -> Query[None]:
+    """Raises InvalidQuery where there is no such stream."""
+
+    def meaning(rows: list[Row]) -> None:
+        if not rows:
+            raise InvalidQuery(f"no stream {cursor!r} to list on from")
+
+    return Query("SELECT 1 FROM heads WHERE stream = ?", (cursor,), meaning)
+
+
+def claimable(query: ClaimQuery, now: int) -> list[Query[list[tuple[int, Head]]]]:
+    """One query for each name: each takes its first rows from the index, however many are due."""
+    if query.stream is not None:
+        return [_claimable_stream(query, query.stream, now)]
+    statement = f"""{_HEAD} WHERE h.category = ? AND h.name = ? AND h.due_at IS NOT NULL
+        AND h.claimable_at <= ? ORDER BY h.claimable_at, h.id LIMIT ?"""
+    limit = _limit(query.limit)
+    return [
+        Query(statement, (query.category, name, now, limit), _numbered_heads)
+        for name in dict.fromkeys(query.names)
+    ]
+
+
+def _claimable_stream(query: ClaimQuery, stream: str, now: int) -> Query[list[tuple[int, Head]]]:
+    statement = f"{_HEAD} WHERE h.stream = ? AND h.category = ? AND h.lease_until <= ?"
+    parameters: list[Any] = [stream, query.category, now]
+    if query.names:
+        statement += f" AND h.name IN ({', '.join('?' * len(query.names))})"
+        parameters += query.names
+    return Query(f"{statement} LIMIT ?", (*parameters, _limit(query.limit)), _numbered_heads)
+
+
+def blob(digest: str) -> Query[bytes]:
+    try:
+        key = bytes.fromhex(digest)
+    except ValueError:
+        raise BlobNotFound(digest) from None
+
+    def meaning(rows: list[Row]) -> bytes:
+        if not rows:
+            raise BlobNotFound(digest)
+        return _opened(digest, key, *rows[0])
+
+    return Query(_BLOB, (key,), meaning)
+
+
+def head_of(row: Row) -> Head:
+    """The head of a row, without its number."""
+    if row[3] is None:
+        raise CorruptJournal(row[1], 1, "the stream has a head and no events")
+    return Head(*row[1:])
+
+
+def _heads_of(rows: list[Row]) -> list[Head]:
+    return [head_of(row) for row in rows]
+
+
+def _numbered_heads(rows: list[Row]) -> list[tuple[int, Head]]:
+    return [(row[0], head_of(row)) for row in rows]
+
+
+def _chain(stream: str, version: int, rows: list[Row]) -> list[RecordedEvent]:
+    """The events of rows that must follow each other; their hashes are for `verify` to compute."""
+    events = []
+    previous = GENESIS if version == 0 else None
+    for row in rows:
+        version += 1
+        if row[0] != version:
+            raise CorruptJournal(stream, version, "the event is gone")
+        if row[7] != previous and previous is not None:
+            raise CorruptJournal(stream, version, "it does not follow the event before it")
+        previous = row[8]
+        events.append(_event(stream, row))
+    return events
+
+
+def _events_of_all(rows: list[Row]) -> list[RecordedEvent]:
+    for row in rows:
+        if row[0] is None:
+            raise CorruptJournal("?", row[1], f"the head of the event at position {row[2]} is gone")
+    return [_event(row[0], row[1:]) for row in rows]
+
+
+def _event(stream: str, row: Row) -> RecordedEvent:
+    if type(row[6]) is not bytes:
+        return _erased(stream, row)
+    return RecordedEvent(stream, *row)
+
+
+def _erased(stream: str, row: Row) -> RecordedEvent:
+    if row[6] is not None or row[9] is None:
+        raise CorruptJournal(stream, row[0], "its payload is not bytes")
+    return _event(stream, (*row[:6], b"", *row[7:]))
+
+
+def raw_event(stream: str, row: Row) -> RecordedEvent:
+    """An event as it is stored, however damaged, for `verify`."""
+    payload = b"" if row[6] is None else row[6]
+    fields = (stream, *row[:6], payload, *row[7:])
+    return RecordedEvent(*fields)
+
+
+def _opened(digest: str, key: bytes, codec: str, size: int, data: bytes) -> bytes:
+    from hashlib import sha256  # not for reading events: the command line must start quickly
+
+    try:
+        content = zlib.decompress(data) if codec == "zlib" else bytes(data)
+    except (TypeError, zlib.error) as error:
+        raise CorruptJournal(f"blob {digest}", 0, str(error)) from error
+    if codec not in ("plain", "zlib") or len(content) != size or sha256(content).digest() != key:
+        raise CorruptJournal(f"blob {digest}", 0, "its content does not have its digest")
+    return content
+
+
+def _limit(limit: int | None) -> int:
+    return _LARGEST if limit is None else min(max(0, limit), _LARGEST)
+
+
+def _after_prefix(prefix: str) -> str | None:
+    """The first text after all texts with this prefix; None when there is none."""
+    stem = prefix.rstrip("\U0010ffff")
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    if 0xD800 <= following <= 0xDFFF:  # surrogates are no text
+        following = 0xE000
+    return stem[:-1] + chr(following)

@@ -1,0 +1,343 @@
+"""What one write transaction does: appends, claims, renewals and releases, on the streams' ends."""
+
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from msgspec.structs import replace
+
+from journal.backends.sqlite.queries import claimable
+from journal.clock import microseconds
+from journal.errors import CorruptJournal, StaleLease, WrongExpectedVersion
+from journal.hashing import event_hash
+from journal.records import (
+    GENESIS,
+    Append,
+    Appended,
+    Claim,
+    ClaimQuery,
+    Head,
+    HeadChange,
+    Lease,
+    RecordedEvent,
+)
+from journal.rules import category_of, check_append
+
+_MOST_ENDS = 50_000
+_COMPRESSED_FROM_BYTES = 512
+
+_END = """
+SELECT h.id, e.version, e.hash, h.owner, h.epoch, h.lease_until FROM heads h
+LEFT JOIN events e ON e.stream = h.id
+    AND e.version = (SELECT max(version) FROM events WHERE stream = h.id)
+WHERE h.stream = ?
+"""
+_LAST_POSITION = "SELECT coalesce(max(position), 0) FROM events"
+_INSERT_EVENT = """
+INSERT INTO events (position, stream, version, type, schema, recorded_at, epoch, previous_hash,
+    hash, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_HEAD = """
+INSERT INTO heads (stream, category, state, name, due_at, parent, summary, created_at, updated_at,
+    anchor_version, anchor_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_UPDATE_HEAD = """
+UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, updated_at = ?,
+    anchor_version = ?, anchor_hash = ? WHERE id = ?
+"""
+_UPDATE_LEASE = "UPDATE heads SET owner = ?, epoch = ?, lease_until = ? WHERE id = ?"
+_INSERT_BLOB = """
+INSERT INTO blobs (digest, codec, size, data) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+_IS_EVENT_THERE = "SELECT 1 FROM events WHERE stream = ? AND version = ? AND hash = ?"
+_IS_LEASE_THERE = """
+SELECT 1 FROM heads WHERE id = ? AND owner IS ? AND epoch = ? AND lease_until = ?
+"""
+
+
+class PreparedAppend:
+    """An append with everything computed that needs no transaction."""
+
+    __slots__ = ("append", "blobs", "digests", "size")
+
+    def __init__(self, append: Append) -> None:
+        check_append(append)
+        self.append = append
+        self.size = 0
+        self.digests = []
+        for event in append.events:
+            self.digests.append(sha256(event.payload).digest())
+            self.size += len(event.payload)
+        self.blobs = []
+        for blob in append.blobs:
+            self.blobs.append(_stored_blob(blob))
+            self.size += len(self.blobs[-1][3])
+
+
+class StreamEnd:
+    """What the next append to a stream is checked against."""
+
+    __slots__ = ("epoch", "hash", "id", "lease_until", "owner", "version")
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - the row's
+        version: int,
+        hash: bytes,  # noqa: A002 - the event's
+        owner: str | None,
+        epoch: int,
+        lease_until: int,
+    ) -> None:
+        self.id = id
+        self.version = version
+        self.hash = hash
+        self.owner = owner
+        self.epoch = epoch
+        self.lease_until = lease_until
+
+    def is_held_by(self, lease: Lease) -> bool:
+        return self.epoch == lease.epoch and self.owner == lease.owner
+
+
+class Ends:
+    """The ends of streams as last read or written; true only while no other connection writes."""
+
+    __slots__ = ("by_stream", "position")
+
+    def __init__(self) -> None:
+        self.by_stream: dict[str, StreamEnd] = {}
+        self.position: int | None = None
+
+    def forget(self) -> None:
+        self.by_stream.clear()
+        self.position = None
+
+    def stay_small(self) -> None:
+        if len(self.by_stream) > _MOST_ENDS:
+            self.by_stream.clear()
+
+
+class Transaction:
+    """The work inside one BEGIN IMMEDIATE. A refusal comes before anything was changed."""
+
+    __slots__ = ("_connection", "_ends", "_now", "_rows", "events", "evidence", "hint", "size")
+
+    def __init__(self, connection: sqlite3.Connection, ends: Ends, now: int) -> None:
+        self._connection = connection
+        self._ends = ends
+        self._now = now
+        self._rows: list[tuple[Any, ...]] = []
+        self.events: list[RecordedEvent] = []
+        self.hint = False
+        """Whether something changed that watchers should read again for."""
+        self.size = 0
+        self.evidence: tuple[str, tuple[Any, ...]] | None = None
+        """A query that finds a row where, and only where, this transaction was committed."""
+
+    def append(self, prepared: PreparedAppend) -> Appended:
+        append = prepared.append
+        end = self._end(append.stream)
+        epoch = self._epoch_of(append, end)
+        version = 0 if end is None else end.version
+        if append.expected_version != version:
+            raise WrongExpectedVersion(append.stream, append.expected_version, version)
+        events = self._recorded(prepared, version, GENESIS if end is None else end.hash, epoch)
+        if end is None:
+            end = self._first_end(append, events)
+        elif events:
+            end.version, end.hash = events[-1].version, events[-1].hash
+        if append.head is not None and append.expected_version:
+            self._update_head(append.head, end)
+        self._add_rows(end.id, events)
+        for blob in prepared.blobs:
+            self._connection.execute(_INSERT_BLOB, blob)
+        self.size += prepared.size
+        lease = None
+        if append.claim is not None:
+            lease = self._lease(append.stream, end, append.claim)
+        elif append.release:
+            self._set_lease(end, None, end.epoch, 0)
+        self.hint = self.hint or not events
+        return Appended(events, end.version, lease)
+
+    def claim(self, query: ClaimQuery) -> list[tuple[Head, Lease]]:
+        self.flush()
+        found = [
+            numbered
+            for each in claimable(query, self._now)
+            for numbered in each.meaning(
+                self._connection.execute(each.statement, each.parameters).fetchall()
+            )
+        ]
+        found.sort(key=lambda numbered: (_claimable_at(numbered[1]), numbered[0]))
+        return [
+            (head, self._lease(head.stream, _end_of(id_, head), query.claim))
+            for id_, head in found[: max(0, query.limit)]
+        ]
+
+    def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
+        until = self._now + microseconds(seconds)
+        renewed = []
+        for lease in leases:
+            end = self._end(lease.stream)
+            if end is not None and end.is_held_by(lease):
+                self._set_lease(end, end.owner, end.epoch, until)
+                renewed.append(replace(lease, until=until))
+        return renewed
+
+    def release(self, lease: Lease) -> None:
+        end = self._end(lease.stream)
+        if end is not None and end.is_held_by(lease):
+            self._set_lease(end, None, end.epoch, 0)
+            self.hint = True
+
+    def flush(self) -> None:
+        """Writes the events that were gathered, in one statement."""
+        if len(self._rows) == 1:
+            self._connection.execute(_INSERT_EVENT, self._rows[0])
+        elif self._rows:
+            self._connection.executemany(_INSERT_EVENT, self._rows)
+        self._rows = []
+
+    def _end(self, stream: str) -> StreamEnd | None:
+        end = self._ends.by_stream.get(stream)
+        if end is None:
+            row = self._connection.execute(_END, (stream,)).fetchone()
+            if row is None:
+                return None
+            if row[1] is None:
+                raise CorruptJournal(stream, 1, "the stream has a head and no events")
+            end = StreamEnd(*row)
+            self._ends.by_stream[stream] = end
+        return end
+
+    def _epoch_of(self, append: Append, end: StreamEnd | None) -> int:
+        """The epoch that the events carry. Refuses a stale lease and a claim against a live one."""
+        lease, claim = append.lease, append.claim
+        if lease is not None and (end is None or not end.is_held_by(lease)):
+            raise StaleLease(append.stream, lease.epoch, 0 if end is None else end.epoch)
+        if claim is None:
+            return 0 if lease is None else lease.epoch
+        if end is None:
+            return 1
+        is_anothers = end.owner is not None and end.owner != claim.owner
+        if lease is None and is_anothers and end.lease_until > self._now:
+            raise StaleLease(append.stream, 0, end.epoch)
+        return end.epoch + 1
+
+    def _recorded(
+        self, prepared: PreparedAppend, version: int, previous: bytes, epoch: int
+    ) -> tuple[RecordedEvent, ...]:
+        stream, now = prepared.append.stream, self._now
+        position = self._last_position()
+        events = []
+        for event, digest in zip(prepared.append.events, prepared.digests, strict=True):
+            version += 1
+            position += 1
+            hashed = event_hash(
+                stream, version, event.type, event.schema, now, epoch, digest, previous
+            )
+            events.append(
+                RecordedEvent(
+                    stream,
+                    version,
+                    position,
+                    event.type,
+                    event.schema,
+                    now,
+                    epoch,
+                    event.payload,
+                    previous,
+                    hashed,
+                )
+            )
+            previous = hashed
+        self._ends.position = position
+        return tuple(events)
+
+    def _last_position(self) -> int:
+        # Never the row id that SQLite would choose: the events' rows are written later, together.
+        position = self._ends.position
+        if position is None:
+            (position,) = self._connection.execute(_LAST_POSITION).fetchone()
+        return int(position)
+
+    def _first_end(self, append: Append, events: Sequence[RecordedEvent]) -> StreamEnd:
+        change, last = append.head, events[-1]
+        assert change is not None  # check_append has seen to it
+        cursor = self._connection.execute(
+            _INSERT_HEAD,
+            (
+                append.stream,
+                category_of(append.stream),
+                *_head_values(change),
+                self._now,
+                self._now,
+                last.version,
+                last.hash,
+            ),
+        )
+        assert cursor.lastrowid is not None  # it was an INSERT
+        end = StreamEnd(cursor.lastrowid, last.version, last.hash, None, 0, 0)
+        self._ends.by_stream[append.stream] = end
+        return end
+
+    def _update_head(self, change: HeadChange, end: StreamEnd) -> None:
+        values = (*_head_values(change), self._now, end.version, end.hash, end.id)
+        self._connection.execute(_UPDATE_HEAD, values)
+
+    def _add_rows(self, stream_id: int, events: Sequence[RecordedEvent]) -> None:
+        for event in events:
+            self._rows.append(
+                (
+                    event.position,
+                    stream_id,
+                    event.version,
+                    event.type,
+                    event.schema,
+                    event.recorded_at,
+                    event.epoch,
+                    event.previous_hash,
+                    event.hash,
+                    event.payload,
+                )
+            )
+        if events:
+            self.evidence = (_IS_EVENT_THERE, (stream_id, events[-1].version, events[-1].hash))
+            self.events.extend(events)
+
+    def _lease(self, stream: str, end: StreamEnd, claim: Claim) -> Lease:
+        until = self._now + microseconds(claim.seconds)
+        # Also where the owner's name is the same: only the epoch tells two owners apart.
+        self._set_lease(end, claim.owner, end.epoch + 1, until)
+        self._ends.by_stream[stream] = end
+        return Lease(stream, claim.owner, end.epoch, until)
+
+    def _set_lease(self, end: StreamEnd, owner: str | None, epoch: int, until: int) -> None:
+        self._connection.execute(_UPDATE_LEASE, (owner, epoch, until, end.id))
+        end.owner, end.epoch, end.lease_until = owner, epoch, until
+        if not self.events:
+            self.evidence = (_IS_LEASE_THERE, (end.id, owner, epoch, until))
+
+
+def _head_values(change: HeadChange) -> tuple[Any, ...]:
+    return (change.state, change.name, change.due_at, change.parent, change.summary)
+
+
+def _end_of(id_: int, head: Head) -> StreamEnd:
+    return StreamEnd(id_, head.version, head.hash, head.owner, head.epoch, head.lease_until)
+
+
+def _claimable_at(head: Head) -> int:
+    return max(head.due_at or 0, head.lease_until)
+
+
+def _stored_blob(content: bytes) -> tuple[bytes, str, int, bytes]:
+    digest = sha256(content).digest()
+    if len(content) >= _COMPRESSED_FROM_BYTES:
+        packed = zlib.compress(content, 1)
+        if len(packed) < len(content) * 0.9:
+            return digest, "zlib", len(content), packed
+    return digest, "plain", len(content), content

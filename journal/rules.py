@@ -1,0 +1,67 @@
+"""What an append must look like before any stream is looked at."""
+
+from journal.errors import InvalidAppend
+from journal.records import Append, HeadChange, NewEvent
+
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+
+
+def category_of(stream: str) -> str:
+    """The part of a stream's name before its first hyphen."""
+    return stream.partition("-")[0]
+
+
+def check_append(append: Append) -> None:
+    """Raises InvalidAppend for what no state of any stream could accept."""
+    stream = append.stream
+    _check_text(stream)
+    if not 0 < stream.find("-") < len(stream) - 1:
+        raise InvalidAppend(f"{stream!r} is no stream's name: it must read category-id")
+    for event in append.events:
+        _check_event(event)
+    if append.head is not None:
+        _check_head(append.head)
+    elif append.expected_version == 0:
+        raise InvalidAppend(f"the first append to {stream!r} must bring a head")
+    if append.expected_version == 0 and not append.events:
+        raise InvalidAppend(f"the first append to {stream!r} must bring an event")
+    if append.lease is not None and append.lease.stream != stream:
+        raise InvalidAppend(f"a lease on {append.lease.stream!r} allows no append to {stream!r}")
+    if append.release and append.lease is None:
+        raise InvalidAppend("an append that releases a lease must name it")
+    if append.claim is not None:
+        _check_text(append.claim.owner)
+        if append.release:
+            raise InvalidAppend("an append may claim a lease or release one, not both")
+
+
+def _check_event(event: NewEvent) -> None:
+    # Exact types: SQLite would store anything else as something that hashes differently.
+    if type(event.payload) is not bytes:
+        raise InvalidAppend(f"an event's payload is bytes, not {type(event.payload).__name__}")
+    _check_text(event.type)
+    _check_integer(event.schema)
+
+
+def _check_head(head: HeadChange) -> None:
+    _check_text(head.state)
+    _check_text(head.name)
+    _check_text(head.parent or "")
+    _check_integer(head.due_at or 0)
+    if type(head.summary) is not bytes:
+        raise InvalidAppend(f"a head's summary is bytes, not {type(head.summary).__name__}")
+
+
+def _check_text(value: str) -> None:
+    if type(value) is not str:
+        raise InvalidAppend(f"text is needed, not {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidAppend(f"{value!r} cannot be stored: {error.reason}") from None
+
+
+def _check_integer(value: int) -> None:
+    if type(value) is not int or not _SMALLEST <= value <= _LARGEST:
+        raise InvalidAppend(f"{value!r} is not an integer of 64 bits")

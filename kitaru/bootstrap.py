@@ -1,0 +1,169 @@
+"""The composition root: settings in, a running runtime out. The only file that chooses parts."""
+
+import asyncio
+import atexit
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from journal import Head, Journal, JournalError, open_journal
+from kitaru import settings
+from kitaru.domain.execution.events import SourceReference
+from kitaru.engine.codec import Codec
+from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.registry import Registry
+from kitaru.engine.source import load_flow
+from kitaru.engine.worker import Worker
+from kitaru.errors import KitaruBackendError, KitaruUsageError
+
+T = TypeVar("T")
+CLOSING_SECONDS = 5.0
+
+
+class Runtime:
+    """An open journal and a worker on one event loop."""
+
+    def __init__(self, journal: Journal, worker: Worker, codec: Codec, url: str) -> None:
+        self.journal = journal
+        self.worker = worker
+        self.codec = codec
+        self.url = url
+        self.loop = worker.loop
+        self._thread = threading.get_ident()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, url: str, lease_seconds: float) -> "Runtime":
+        """Opens the journal and starts working. Raises KitaruBackendError."""
+        try:
+            journal = await open_journal(url)
+        except JournalError as error:
+            raise KitaruBackendError(str(error)) from error
+        codec = Codec()
+        worker = Worker(
+            journal,
+            codec,
+            Registry(_load_definition),
+            loop=asyncio.get_running_loop(),
+            owner=_new_owner(),
+            lease_seconds=lease_seconds,
+        )
+        worker.start()
+        return cls(journal, worker, codec, url)
+
+    @property
+    def on_own_loop(self) -> bool:
+        """Whether the caller stands on the runtime's own event loop."""
+        return threading.get_ident() == self._thread and asyncio._get_running_loop() is self.loop
+
+    def head_blocking(self, stream: str) -> Head | None:
+        """One short read of a head, from any thread."""
+        return self.journal.head_blocking(stream)
+
+    async def close(self) -> None:
+        """Gives the leases back and closes the journal."""
+        if not self._closed:
+            self._closed = True
+            await self.worker.close()
+            await self.journal.close()
+
+
+class BackgroundRuntime:
+    """A runtime on an event loop of its own, in a daemon thread."""
+
+    def __init__(self, url: str, lease_seconds: float) -> None:
+        from anyio.from_thread import start_blocking_portal
+
+        self._portal_context: AbstractContextManager[Any] = start_blocking_portal(
+            name="kitaru-runtime"
+        )
+        self.portal = self._portal_context.__enter__()
+        try:
+            self.runtime: Runtime = self.portal.call(Runtime.open, url, lease_seconds)
+        except BaseException:
+            self._portal_context.__exit__(None, None, None)
+            raise
+
+    def close(self) -> None:
+        """Closes the runtime and ends its thread; for use when the process ends, too."""
+        closing = self.portal.start_task_soon(self.runtime.close)
+        try:
+            closing.result(CLOSING_SECONDS)
+        except TimeoutError:
+            # Its thread is a daemon: what is left ends with the process, like a crash.
+            return
+        finally:
+            self.portal.start_task_soon(self.portal.stop, True)
+
+
+_lock = threading.RLock()
+_background: dict[str, BackgroundRuntime] = {}
+_explicit: Runtime | None = None
+
+
+def current_runtime() -> Runtime:
+    """The application's own runtime, or the background one of the configured journal.
+
+    Raises KitaruUsageError for a bad setting and KitaruBackendError when the journal cannot open.
+    """
+    if _explicit is not None:
+        return _explicit
+    config = settings.resolve()
+    found = _background.get(config.journal)
+    if found is not None:
+        return found.runtime
+    with _lock:
+        if config.journal not in _background:
+            _background[config.journal] = BackgroundRuntime(config.journal, config.lease_seconds)
+        return _background[config.journal].runtime
+
+
+def set_explicit(runtime: Runtime | None) -> None:
+    """Makes an application's own runtime the process's. Raises KitaruUsageError for a second one."""
+    global _explicit
+    with _lock:
+        if runtime is not None and _explicit is not None:
+            raise KitaruUsageError(
+                "This process has a kitaru.runtime() already; nest nothing, and use that one."
+            )
+        _explicit = runtime
+
+
+def close_background() -> None:
+    """Closes every runtime that opened itself; the next use opens a new one."""
+    with _lock:
+        runtimes = list(_background.values())
+        _background.clear()
+    for runtime in runtimes:
+        runtime.close()
+
+
+def _forget_after_fork() -> None:
+    # The child has none of the parent's threads, and must not touch its connections.
+    global _explicit, _lock
+    _background.clear()
+    _explicit = None
+    _lock = threading.RLock()
+
+
+def _load_definition(reference: SourceReference) -> FlowDefinition:
+    definition: FlowDefinition = load_flow(reference).definition
+    return definition
+
+
+def _new_owner() -> str:
+    """A name for people; nothing is decided by it."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def blocking(runtime: Runtime, make: Callable[[], Any]) -> Any:
+    """Runs a coroutine on the runtime's loop and waits for it, on a thread that may block."""
+    return asyncio.run_coroutine_threadsafe(make(), runtime.loop).result()
+
+
+atexit.register(close_background)
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,70 @@
+"""How a call's arguments are named: ``f(1)`` and ``f(url=1)`` are the same call."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kitaru.errors import KitaruUsageError
+
+VARARGS = "*"
+"""The name under which surplus positional arguments are kept."""
+
+Named = dict[str, Any]
+
+
+class Binder:
+    """Names the arguments of one function, and spreads named ones out again."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.name = getattr(function, "__name__", "function")
+        self.signature = inspect.signature(function)
+        parameters = self.signature.parameters.values()
+        self._positional = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        self._positional_only = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+        self._named = frozenset(
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        )
+        self._required = frozenset(
+            p.name
+            for p in parameters
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        )
+        self._varargs = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._varkwargs = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def name_all(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Named:
+        """The arguments by parameter name, in a stable order.
+
+        Raises KitaruUsageError when they do not fit the function's signature.
+        """
+        named: Named = dict(zip(self._positional, args, strict=False))
+        if len(args) > len(self._positional):
+            if not self._varargs:
+                self._refuse(args, kwargs)
+            named[VARARGS] = list(args[len(self._positional) :])
+        if kwargs:
+            if named.keys() & kwargs.keys() or not (
+                self._varkwargs or kwargs.keys() <= self._named
+            ):
+                self._refuse(args, kwargs)
+            named.update(sorted(kwargs.items()) if len(kwargs) > 1 else kwargs)
+        if not self._required <= named.keys():
+            self._refuse(args, kwargs)
+        return named
+
+    def spread(self, named: Mapping[str, Any]) -> tuple[list[Any], Named]:
+        """The positional and keyword arguments that the names stand for."""
+        rest = dict(named)
+        surplus = rest.pop(VARARGS, [])
+        by_position = self._positional if surplus else self._positional_only
+        args = [rest.pop(name) for name in self._positional if name in by_position and name in rest]
+        return [*args, *surplus], rest
+
+    def _refuse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise KitaruUsageError(f"{self.name}{self.signature}: {error}.") from None
+        raise KitaruUsageError(f"{self.name}{self.signature} does not take these arguments.")

@@ -1,0 +1,699 @@
+"""Drives one execution of an async flow: one recorded outcome at a time, live as in a replay."""
+
+import asyncio
+import contextvars
+import functools
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from journal import JournalError, RecordedEvent, StaleLease
+from kitaru.domain.execution.commands import Complete, FailAttempt
+from kitaru.domain.execution.decide import decide
+from kitaru.domain.execution.events import (
+    ArtifactSaved,
+    CancelRequested,
+    CheckpointCompleted,
+    CheckpointFailed,
+    ExecutionEvent,
+    FlowAttemptFailed,
+    MetadataLogged,
+    TimerFired,
+    TimerStarted,
+)
+from kitaru.engine.calls import Call, Delivery, delivery_of
+from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
+from kitaru.engine.divergence import (
+    Asked,
+    Divergence,
+    changed_arguments,
+    changed_kind,
+    fewer_calls,
+    not_asked_for,
+)
+from kitaru.engine.executions import Foreign, Outgoing
+from kitaru.engine.failures import describe
+from kitaru.engine.flow_loop import FlowLoop, FlowTask
+from kitaru.engine.history import History, Outcome
+from kitaru.engine.runner import Host, Loaded
+from kitaru.engine.upcasts import decode_event
+from kitaru.engine.values import Blobs, stored
+from kitaru.errors import KitaruError, KitaruUsageError
+from kitaru.status import FailureOrigin
+
+LONGEST_SLEEP_SECONDS = 86_400.0
+
+
+class Timer:
+    """One durable timer of the body."""
+
+    __slots__ = ("due_at", "handle", "noted", "path", "runner", "waiting")
+
+    def __init__(
+        self, runner: "AsyncRunner", path: str, due_at: int, handle: asyncio.TimerHandle
+    ) -> None:
+        self.runner = runner
+        self.path = path
+        self.due_at = due_at
+        self.handle = handle
+        self.waiting: asyncio.TimerHandle | None = None
+        self.noted = False
+
+    def note_started(self) -> None:
+        """Writes down that the body waits for a time, so that people see it."""
+        if self.waiting is not None and not self.noted and not self.handle.cancelled():
+            self.noted = True
+            self.runner.note_later(TimerStarted(path=self.path, due_at=self.due_at))
+
+
+class StartedCall:
+    """A running checkpoint whose start is written down if it lasts."""
+
+    __slots__ = ("attempt", "call", "runner")
+
+    def __init__(self, runner: "AsyncRunner", call: Call) -> None:
+        self.runner = runner
+        self.call = call
+        self.attempt = call.attempt
+
+    def note_started(self) -> None:
+        """Writes down that the attempt runs."""
+        call = self.call
+        if call.running is not None and call.attempt == self.attempt and not call.noted:
+            call.noted = True
+            self.runner.note_later(*call.started_event())
+
+
+def guarded(step: Callable[..., None]) -> Callable[..., None]:
+    """A step that, should the engine itself fail in it, ends the runner and tells its host."""
+
+    @functools.wraps(step)
+    def guard(self: "AsyncRunner", *arguments: Any) -> None:
+        try:
+            step(self, *arguments)
+        except Exception as error:
+            self._give_up(error)
+
+    return guard
+
+
+class AsyncRunner:
+    """Everything happens in callbacks of the host's loop, outside any of its tasks."""
+
+    def __init__(self, host: Host, loaded: Loaded, arguments: dict[str, Any]) -> None:
+        self.host = host
+        self.definition = loaded.definition
+        self.execution = loaded.execution
+        self.exec_id = loaded.execution.exec_id
+        self.main_module = loaded.main_module
+        self.history = History(loaded.facts)
+        self.execution.on_foreign = self._on_foreign
+        self._arguments = arguments
+        self._facts = loaded.facts
+        self._stopped = False
+        self._flushing = False
+        self._advancing = False
+        self._holding = False
+        self._cancel_delivered = False
+        self._new_pass_state()
+
+    def _new_pass_state(self) -> None:
+        self.requested: dict[str, Call | Timer | None] = {}
+        """What the body has asked for, by path; None once it has been given the outcome."""
+        self.timers: dict[int, Timer] = {}
+        self.submitted: list[FlowTask] = []
+        """The calls that the body has started with `submit`."""
+        self.kept_ready: deque[str] = deque()
+        self.unstarted: deque[Call | Timer] = deque()
+        self.running: dict[str, Call] = {}
+        self.blobs: dict[int, bytes] = {}
+        self.logs = 0
+        self.divergence: Divergence | None = None
+        self.loop: FlowLoop | None = None
+        self.root: FlowTask | None = None
+        self._ending = False
+        self._cancel_delivered = False
+
+    # the pass
+
+    @guarded
+    def begin(self) -> None:
+        """Starts a pass of the body from its first line."""
+        self._new_pass_state()
+        started_at = self._facts[0][1]
+        # Not abstract: what it refuses is set from a list, which mypy does not see.
+        self.loop = loop = FlowLoop(self, started_at)  # type: ignore[abstract]
+        context = contextvars.Context()
+        context.run(scope.set, FlowScope(self))
+        args, kwargs = self.definition.binder.spread(self._arguments)
+        body = _whole_body(loop, lambda: self.definition.function(*args, **kwargs), self.submitted)
+        self.root = loop.run_flow(body, context)
+        self._advance()
+
+    @guarded
+    def _advance(self) -> None:
+        """Gives the body what is recorded, one outcome at a time, then lets it go on live."""
+        if self._stopped or self._ending or self.loop is None or self._advancing:
+            return
+        self._advancing = True
+        try:
+            self.loop.drive()
+            while not self._stopped and self.divergence is None and not self._root.done():
+                if not self._deliver_next():
+                    break
+                self.loop.drive()
+        finally:
+            self._advancing = False
+        if self._stopped:
+            return
+        if self.divergence is None and self._root.done():
+            self._check_nothing_left()
+        if self.divergence is not None:
+            self._diverge(self.divergence)
+        elif self._root.done():
+            self._end_pass()
+        elif not self.history.order:
+            self._go_live()
+
+    @property
+    def _root(self) -> FlowTask:
+        assert self.root is not None
+        return self.root
+
+    def _deliver_next(self) -> bool:
+        """Delivers one thing; False when there is nothing (yet)."""
+        if self.kept_ready:
+            outcome = self.history.kept[self.kept_ready[0]]
+            if self._needs_blob(outcome):
+                return False
+            self._deliver(outcome, self.kept_ready.popleft())
+            return True
+        order, cancelled_at = self.history.order, self.history.cancelled_at
+        if (
+            cancelled_at is not None
+            and not self._cancel_delivered
+            and (not order or order[0].version > cancelled_at)
+        ):
+            self._cancel_delivered = True
+            self._root.cancel()
+            return True
+        if not order:
+            return False
+        outcome = order[0]
+        if outcome.event.path not in self.requested:
+            self.divergence = not_asked_for(outcome, self._asked_now())
+            return False
+        if self._needs_blob(outcome):
+            return False
+        order.popleft()
+        self.history.log.pop(outcome.event.path, None)
+        self._deliver(outcome, outcome.event.path)
+        return True
+
+    def _deliver(self, outcome: Outcome, path: str) -> None:
+        assert self.loop is not None
+        self.loop.advance_clock(outcome.recorded_at)
+        event = outcome.event
+        waiting, self.requested[path] = self.requested[path], None
+        if waiting is None:
+            return
+        if isinstance(waiting, Timer):
+            assert isinstance(event, TimerFired)
+            self.timers.pop(id(waiting.handle), None)
+            self.loop.advance_clock(event.due_at)
+            self.loop.fire(waiting.handle)
+            return
+        assert not isinstance(event, TimerFired)
+        delivery = waiting.delivery
+        if delivery is None:
+            blob = self.blobs.pop(outcome.version, None)
+            delivery = self._delivery(event, waiting, blob)
+        future: asyncio.Future[Any] = waiting.future
+        if future.done():
+            return
+        if delivery.error is None:
+            future.set_result(delivery.value)
+        else:
+            future.set_exception(_raisable(delivery.error))
+
+    def _delivery(
+        self, event: CheckpointCompleted | CheckpointFailed, call: Call, blob: bytes | None
+    ) -> Delivery:
+        try:
+            return delivery_of(event, call.definition, self.host.codec, blob, self.main_module)
+        except KitaruError as error:
+            return Delivery(error=error)
+
+    def _needs_blob(self, outcome: Outcome) -> bool:
+        event = outcome.event
+        if not isinstance(event, CheckpointCompleted) or event.result.blob is None:
+            return False
+        waiting = self.requested[event.path]
+        if outcome.version in self.blobs or not isinstance(waiting, Call) or waiting.delivery:
+            return False
+        task = self.host.loop.create_task(self.host.journal.get_blob(event.result.blob))
+        task.add_done_callback(lambda done: self._blob_read(outcome.version, done))
+        return True
+
+    @guarded
+    def _blob_read(self, version: int, task: "asyncio.Task[bytes]") -> None:
+        if self._stopped:
+            return
+        if (error := task.exception()) is not None:
+            self._give_up(error)
+            return
+        self.blobs[version] = task.result()
+        self._advance()
+
+    def _asked_now(self) -> list[Asked]:
+        waiting = [self.requested[path] for path in self.requested]
+        return [call.asked for call in waiting if isinstance(call, Call) and not call.future.done()]
+
+    def _check_nothing_left(self) -> None:
+        for outcome in self.history.order:
+            if outcome.event.path not in self.requested:
+                self.divergence = fewer_calls(outcome)
+                return
+
+    # what the body asks for
+
+    def new_call(self, call_type: Callable[[str], Call], name: str, given_id: str | None) -> Call:
+        """Fixes the identity of a call of the body."""
+        if self._stopped or self.loop is None:
+            raise ExecutionSuspended
+        task = self.loop.current()
+        return call_type(task.path_of(name) if given_id is None else given_id)
+
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> FlowTask:
+        """Starts a call that the body will look at later; the flow does not end before it."""
+        if self._stopped or self.loop is None:
+            coroutine.close()
+            raise ExecutionSuspended
+        task = self.loop.create_task(coroutine)
+        self.submitted.append(task)
+        return task
+
+    async def perform(self, call: Call) -> Any:
+        """Gives the call's recorded outcome, or runs it; inside the flow's body."""
+        if self._stopped or self.loop is None:
+            raise ExecutionSuspended
+        if call.path in self.requested:
+            raise KitaruUsageError(
+                f"Two calls have the id {call.path!r} in this execution: give each its own id=."
+            )
+        call.arguments = await _resolved(call.arguments)
+        call.encode(self.host.codec)
+        call.future = future = self.loop.create_future()
+        call.context = contextvars.copy_context()
+        self._request(call)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._abandon(call)
+            raise
+
+    def _request(self, call: Call) -> None:
+        self.requested[call.path] = call
+        recorded = self.history.log.get(call.path)
+        if recorded is not None:
+            self._check(recorded, call)
+            return
+        kept = self.history.kept.get(call.path)
+        if kept is not None and _same(kept, call):
+            self.kept_ready.append(call.path)
+            return
+        self.unstarted.append(call)
+
+    def _check(self, recorded: Outcome, call: Call) -> None:
+        event = recorded.event
+        if isinstance(event, TimerFired) or event.name != call.definition.name:
+            self.divergence = self.divergence or changed_kind(recorded, call.asked)
+        elif event.arguments_digest != call.digest:
+            self.divergence = self.divergence or changed_arguments(recorded, call.asked)
+
+    def timer_set(self, path: str, due_at: int, handle: asyncio.TimerHandle) -> None:
+        """The body sleeps, or has set a time limit."""
+        timer = Timer(self, path, due_at, handle)
+        self.requested[path] = timer
+        self.timers[id(handle)] = timer
+        recorded = self.history.log.get(path)
+        if recorded is not None:
+            if not isinstance(recorded.event, TimerFired):
+                self.divergence = self.divergence or changed_kind(
+                    recorded, Asked(path, "sleep", "")
+                )
+        elif path in self.history.kept:
+            self.kept_ready.append(path)
+        else:
+            self.unstarted.append(timer)
+
+    def timer_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """The body no longer waits for the time."""
+        timer = self.timers.pop(id(handle), None)
+        if timer is not None and timer.waiting is not None:
+            timer.waiting.cancel()
+            timer.waiting = None
+
+    # going live
+
+    def _go_live(self) -> None:
+        if not self.host.may_start(self.exec_id):
+            # The lease may be over: the heartbeat asks again, and tells when it is lost.
+            if not self._holding:
+                self._holding = True
+                self.host.loop.call_later(0.05, self._go_on)
+            return
+        while self.unstarted:
+            waiting = self.unstarted.popleft()
+            if isinstance(waiting, Timer):
+                self._start_timer(waiting)
+            elif not waiting.abandoned:
+                self._start_call(waiting)
+        self._flush()
+
+    @guarded
+    def _go_on(self) -> None:
+        self._holding = False
+        self._advance()
+
+    @guarded
+    def _start_timer(self, timer: Timer) -> None:
+        if timer.handle.cancelled() or self._stopped:
+            return
+        left = (timer.due_at - self.host.journal.now()) / 1_000_000
+        if left > 0:
+            # Looked at again when it is due: the process's clock and the store's may differ.
+            delay = min(left, LONGEST_SLEEP_SECONDS)
+            timer.waiting = self.host.loop.call_later(delay, self._start_timer, timer)
+            self.host.watch_duration(timer)
+            return
+        timer.waiting = None
+        event = TimerFired(path=timer.path, due_at=timer.due_at)
+        self._put_outcome(event)
+        self._flush()
+
+    def _start_call(self, call: Call) -> None:
+        tried = self.history.attempts_of(call.path)
+        call.attempt = tried.last_attempt
+        call.tried = tried.this_pass
+        wait_us = 0 if tried.retry_at is None else tried.retry_at - self.host.journal.now()
+        self._start_attempt_after(call, wait_us)
+
+    def _start_attempt_after(self, call: Call, wait_us: int) -> None:
+        if wait_us > 0:
+            call.running = self.host.loop.call_later(wait_us / 1_000_000, self._start_attempt, call)
+        else:
+            self._start_attempt(call)
+
+    @guarded
+    def _start_attempt(self, call: Call) -> None:
+        if self._stopped or self._ending or self.requested.get(call.path) is not call:
+            return
+        if not self.host.may_start(self.exec_id):
+            call.running = self.host.loop.call_later(0.05, self._start_attempt, call)
+            return
+        call.begin()
+        context: contextvars.Context = call.context.copy()
+        context.run(scope.set, CheckpointScope(self, call.path, call.attempt))
+        args, kwargs = call.definition.binder.spread(call.arguments)
+        function = call.definition.function
+        if call.definition.asynchronous:
+            task: asyncio.Future[Any] = self.host.loop.create_task(
+                _run_async(function, args, kwargs), context=context
+            )
+        else:
+            task = self.host.in_thread(lambda: context.run(_run_sync, function, args, kwargs))
+        call.running = task
+        self.running[call.path] = call
+        task.add_done_callback(lambda done: self._attempt_done(call, done))
+        self.host.watch_duration(StartedCall(self, call))
+
+    @guarded
+    def _attempt_done(self, call: Call, task: "asyncio.Future[Any]") -> None:
+        call.running = None
+        if self._stopped or self._ending or self.requested.get(call.path) is not call:
+            # Looked at, so that asyncio does not complain about an error that nobody needs.
+            _ = task.cancelled() or task.exception()
+            return
+        self.running.pop(call.path, None)
+        if task.cancelled():
+            delivery = Delivery(error=asyncio.CancelledError())
+        else:
+            delivery = task.result()
+        if call.abandoned and isinstance(delivery.error, asyncio.CancelledError):
+            self.execution.put(Outgoing(call.cancelled()))
+        elif delivery.error is None:
+            self._completed(call, delivery.value)
+        else:
+            self._failed(call, delivery.error)
+        self._flush()
+
+    def _completed(self, call: Call, value: Any) -> None:
+        try:
+            event, blobs = call.completed(value, self.host.codec)
+        except KitaruError as error:
+            self._failed(call, error)
+            return
+        self._put_outcome(event, blobs)
+
+    def _failed(self, call: Call, error: BaseException) -> None:
+        command = call.failed(error, self.host.codec, self.host.journal.now(), self.host.jitter())
+        (event,) = decide(self.execution.state, command)
+        assert isinstance(event, CheckpointFailed)
+        if event.retry_at is None:
+            self._put_outcome(event)
+        else:
+            wait_us = event.retry_at - command.now
+            self.execution.put(
+                Outgoing(event, recorded=lambda _: self._start_attempt_after(call, wait_us))
+            )
+
+    def _put_outcome(
+        self, event: CheckpointCompleted | CheckpointFailed | TimerFired, blobs: Blobs = ()
+    ) -> None:
+        def recorded(fact: RecordedEvent) -> None:
+            self.history.order.append(Outcome(fact.version, fact.recorded_at, event))
+
+        self.execution.put(Outgoing(event, blobs, recorded))
+
+    def _abandon(self, call: Call) -> None:
+        call.abandoned = True
+        if isinstance(call.running, asyncio.TimerHandle):
+            call.running.cancel()
+            call.running = None
+        elif call.running is not None:
+            call.running.cancel()
+
+    # recording
+
+    def note(self, event: MetadataLogged | ArtifactSaved, blobs: Blobs = ()) -> None:
+        """Records an event together with the next one."""
+        self.execution.put(Outgoing(event, blobs))
+
+    def note_later(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
+        """Records that something has begun, unless the pass is over."""
+        if not self._stopped and not self._ending:
+            self.execution.put(Outgoing(event, blobs))
+            self._flush()
+
+    def log_entry(self) -> tuple[str, bool]:
+        """The identity of the next `log()` of the body, and whether it is recorded already."""
+        assert self.loop is not None
+        entry = self.loop.current().path_of("log")
+        return entry, entry in self.history.logged
+
+    def _flush(self) -> None:
+        if self._flushing or self._stopped or not self.execution.outbox:
+            return
+        self._flushing = True
+        task = self.host.loop.create_task(self.execution.flush())
+        task.add_done_callback(self._flushed)
+
+    @guarded
+    def _flushed(self, task: "asyncio.Task[None]") -> None:
+        self._flushing = False
+        if self._stopped:
+            _ = task.cancelled() or task.exception()
+            return
+        if task.cancelled():
+            self._give_up(None)
+        elif (error := task.exception()) is not None:
+            self._give_up(error)
+        else:
+            self._advance()
+            self._flush()
+
+    def notice(self) -> None:
+        """Reads what clients have appended, unless the running append will find it anyway."""
+        if not self._stopped and not self._flushing:
+            self._flushing = True
+            task = self.host.loop.create_task(self.execution.catch_up())
+            task.add_done_callback(self._flushed)
+
+    def _on_foreign(self, foreign: Foreign) -> None:
+        if isinstance(foreign.event, CancelRequested):
+            self.history.cancelled_at = foreign.version
+
+    # the end
+
+    def _end_pass(self) -> None:
+        self._ending = True
+        for call in list(self.running.values()):
+            call.abandoned = True
+            call.running.cancel()
+        for event, blobs in self._last_events():
+            self.execution.put(Outgoing(event, blobs, functools.partial(self._recorded_end, event)))
+        self._flush()
+
+    def _last_events(self) -> list[tuple[ExecutionEvent, Blobs]]:
+        error: BaseException | None
+        root = self._root
+        error = asyncio.CancelledError("the flow was cancelled") if root.cancelled() else None
+        error = error or root.exception()
+        if error is None:
+            try:
+                data = self.host.codec.encode(
+                    root.result(), where="result", types=self.definition.types
+                )
+            except KitaruError as refused:
+                error = refused
+            else:
+                result, blobs = stored(data)
+                events = decide(self.execution.state, Complete(result))
+                return [(event, blobs) for event in events]
+        command = FailAttempt(
+            error=describe(error, self.host.codec),
+            origin=FailureOrigin.USER_CODE,
+            now=self.host.journal.now(),
+            retryable=not isinstance(error, KitaruError),
+        )
+        return [(event, ()) for event in decide(self.execution.state, command)]
+
+    def _recorded_end(self, event: ExecutionEvent, _fact: RecordedEvent) -> None:
+        if isinstance(event, FlowAttemptFailed):
+            self._drop_body()
+            self.host.loop.create_task(self._next_attempt()).add_done_callback(self._reread)
+        else:
+            self._finish(event, None)
+
+    async def _next_attempt(self) -> None:
+        recorded = await self.execution.journal.read_stream(self.execution.stream)
+        self._facts = [(fact.version, fact.recorded_at, decode_event(fact)) for fact in recorded]
+
+    @guarded
+    def _reread(self, task: "asyncio.Task[None]") -> None:
+        if self._stopped:
+            return
+        if (error := task.exception()) is not None:
+            self._give_up(error)
+            return
+        self.history = History(self._facts)
+        self.begin()
+
+    def _diverge(self, divergence: Divergence) -> None:
+        self._ending = True
+        event = divergence.event(self.exec_id)
+        self.execution.take()
+        self.execution.put(Outgoing(event, recorded=lambda _: self._finish(event, None)))
+        self._flush()
+
+    def _give_up(self, error: BaseException | None) -> None:
+        """The lease is lost, or the store fails: this process can do nothing more here."""
+        lost = error is None or isinstance(error, StaleLease)
+        self._finish(None, None if lost else _as_exception(error))
+
+    def _finish(self, event: ExecutionEvent | None, error: Exception | None) -> None:
+        if not self._stopped:
+            self.stop()
+            self.host.ended(self, event, error)
+
+    def stop(self) -> None:
+        """Drops the body where it stands; nothing that it does from now on has an effect."""
+        self._stopped = True
+        self._drop_body()
+
+    def _drop_body(self) -> None:
+        for waiting in self.requested.values():
+            if isinstance(waiting, Timer):
+                if waiting.waiting is not None:
+                    waiting.waiting.cancel()
+            elif waiting is not None and waiting.running is not None:
+                # A thread cannot be cancelled; what it returns is not looked at.
+                waiting.running.cancel()
+        loop, self.loop = self.loop, None
+        if loop is not None:
+            loop.drop()
+
+
+async def _whole_body(
+    loop: FlowLoop, body: Callable[[], Coroutine[Any, Any, Any]], submitted: list[FlowTask]
+) -> Any:
+    try:
+        result = await body()
+        for task in submitted:
+            # An error of a submitted call that the body never looked at is the body's own.
+            if not task.done() or (not task.cancelled() and task._log_traceback):
+                await task
+        return result
+    finally:
+        await loop.shutdown_asyncgens()
+
+
+async def _run_async(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Delivery:
+    # A task that raised SystemExit or KeyboardInterrupt would end the host's loop.
+    try:
+        return Delivery(await function(*args, **kwargs))
+    except BaseException as error:
+        return Delivery(error=error)
+
+
+def _run_sync(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Delivery:
+    try:
+        return Delivery(function(*args, **kwargs))
+    except BaseException as error:
+        return Delivery(error=error)
+
+
+async def _resolved(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with every future in them, alone or in a list, replaced by its result."""
+    if not any(_holds_future(value) for value in arguments.values()):
+        return arguments
+    return {name: await _resolve(value) for name, value in arguments.items()}
+
+
+def _holds_future(value: Any) -> bool:
+    if isinstance(value, asyncio.Future):
+        return True
+    return type(value) in (list, tuple) and any(isinstance(v, asyncio.Future) for v in value)
+
+
+async def _resolve(value: Any) -> Any:
+    if isinstance(value, asyncio.Future):
+        return await value
+    if _holds_future(value):
+        return type(value)([await _resolve(item) for item in value])
+    return value
+
+
+def _same(outcome: Outcome, call: Call) -> bool:
+    event = outcome.event
+    return (
+        not isinstance(event, TimerFired)
+        and event.name == call.definition.name
+        and event.arguments_digest == call.digest
+    )
+
+
+def _raisable(error: BaseException) -> BaseException:
+    if isinstance(error, StopIteration):
+        # A future refuses it, as it would end the generator that awaits it.
+        replacement = RuntimeError(f"checkpoint raised StopIteration: {error.value!r}")
+        replacement.__cause__ = error
+        return replacement
+    return error
+
+
+def _as_exception(error: BaseException | None) -> Exception | None:
+    if error is None or isinstance(error, Exception):
+        return error
+    return JournalError(str(error))

@@ -1,0 +1,217 @@
+"""One durable call: its identity, its attempts, and what its outcome gives to the flow's body."""
+
+import os
+import sys
+from time import perf_counter
+from typing import Any
+
+from msgspec import Struct
+
+from kitaru.domain.execution.commands import FailCheckpoint
+from kitaru.domain.execution.events import (
+    CheckpointCancelled,
+    CheckpointCompleted,
+    CheckpointEvent,
+    CheckpointFailed,
+    CheckpointStarted,
+)
+from kitaru.domain.execution.retry import class_name
+from kitaru.engine.arguments import Named
+from kitaru.engine.codec import Codec, digest
+from kitaru.engine.definitions import CheckpointDefinition
+from kitaru.engine.divergence import Asked
+from kitaru.engine.failures import attach, describe, revive
+from kitaru.engine.values import Blobs, kept_arguments, stored
+from kitaru.errors import KitaruError, KitaruUsageError
+
+
+class Delivery(Struct, frozen=True):
+    """What a call's outcome gives to the body: a value, or an error to raise."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Call:
+    """One checkpoint call of one pass."""
+
+    __slots__ = (
+        "abandoned",
+        "arguments",
+        "attempt",
+        "context",
+        "definition",
+        "delivery",
+        "digest",
+        "encoded",
+        "future",
+        "noted",
+        "path",
+        "running",
+        "site",
+        "started",
+        "tried",
+    )
+
+    def __init__(
+        self, definition: CheckpointDefinition, path: str, site: str, arguments: Named
+    ) -> None:
+        self.definition = definition
+        self.path = path
+        self.site = site
+        self.arguments = arguments
+        self.encoded = b""
+        self.digest = ""
+        self.attempt = 0
+        """The number of the running attempt, over all flow attempts."""
+        self.tried = 0
+        """Failed attempts in this flow attempt."""
+        self.started = 0.0
+        self.running: Any = None
+        self.noted = False
+        self.abandoned = False
+        """Whether the body no longer waits for it."""
+        self.delivery: Delivery | None = None
+        """Known in advance for a call that was made live."""
+        self.future: Any = None
+        self.context: Any = None
+
+    def encode(self, codec: Codec) -> None:
+        """Fixes the arguments' bytes. Raises KitaruSerializationError."""
+        self.encoded = codec.encode(self.arguments, where="arguments", types=self.definition.types)
+        self.digest = digest(self.encoded)
+
+    def begin(self) -> None:
+        """Starts the next attempt's clock and number."""
+        self.attempt += 1
+        self.noted = False
+        self.started = perf_counter()
+
+    @property
+    def asked(self) -> Asked:
+        """The call, for a divergence report."""
+        return Asked(self.path, self.definition.name, self.site, self.encoded, self.digest)
+
+    @property
+    def duration_us(self) -> int:
+        """Microseconds since the attempt began."""
+        return round((perf_counter() - self.started) * 1_000_000)
+
+    def started_event(self) -> tuple[CheckpointStarted, Blobs]:
+        """That the attempt runs."""
+        arguments, blobs = kept_arguments(self.encoded, self.definition.record_inputs)
+        event = CheckpointStarted(
+            path=self.path,
+            name=self.definition.name,
+            attempt=self.attempt,
+            site=self.site,
+            arguments_digest=self.digest,
+            arguments=arguments,
+        )
+        return event, blobs
+
+    def completed(self, value: Any, codec: Codec) -> tuple[CheckpointCompleted, Blobs]:
+        """That the attempt returned `value`; sets what the body is given.
+
+        Raises KitaruSerializationError when the value cannot be kept.
+        """
+        data, copy = codec.roundtrip(value, where="result", types=self.definition.types)
+        result, blobs = stored(data)
+        arguments, argument_blobs = kept_arguments(self.encoded, self.definition.record_inputs)
+        self.delivery = Delivery(copy)
+        event = CheckpointCompleted(
+            path=self.path,
+            name=self.definition.name,
+            attempt=self.attempt,
+            site=self.site,
+            arguments_digest=self.digest,
+            arguments=arguments,
+            result=result,
+            duration_us=self.duration_us,
+            type=self.definition.type,
+        )
+        return event, blobs + argument_blobs
+
+    def failed(self, error: BaseException, codec: Codec, now: int, jitter: float) -> FailCheckpoint:
+        """The command for an attempt that raised; sets what the body is given."""
+        self.tried += 1
+        data = describe(error, codec)
+        self.delivery = Delivery(error=attach(revive(data, codec), error))
+        arguments, _ = kept_arguments(self.encoded, False)
+        return FailCheckpoint(
+            call=CheckpointEvent(
+                path=self.path,
+                name=self.definition.name,
+                attempt=self.attempt,
+                site=self.site,
+                arguments_digest=self.digest,
+                arguments=arguments,
+            ),
+            error=data,
+            bases=tuple(class_name(kind) for kind in type(error).__mro__),
+            policy=self.definition.policy,
+            tried=self.tried,
+            duration_us=self.duration_us,
+            now=now,
+            jitter=jitter,
+            type=self.definition.type,
+            # Kitaru's own refusals (a value that cannot be kept, a call in the wrong place) are the
+            # same every time.
+            retryable=not isinstance(error, KitaruError),
+        )
+
+    def cancelled(self) -> CheckpointCancelled:
+        """That the body no longer waited for it, and its own body was cancelled."""
+        return CheckpointCancelled(
+            path=self.path,
+            name=self.definition.name,
+            attempt=self.attempt,
+            site=self.site,
+            arguments_digest=self.digest,
+        )
+
+
+def delivery_of(
+    event: CheckpointCompleted | CheckpointFailed,
+    definition: CheckpointDefinition,
+    codec: Codec,
+    blob: bytes | None,
+    main_module: str | None,
+) -> Delivery:
+    """What a recorded outcome gives to the body."""
+    if isinstance(event, CheckpointFailed):
+        return Delivery(error=revive(event.error, codec, main_module=main_module))
+    data = event.result.json if blob is None else blob
+    return Delivery(codec.decode(data, definition.types))
+
+
+def checked_id(given: object, what: str) -> str:
+    """A name that a person gave, when it can be one. Raises KitaruUsageError."""
+    if not isinstance(given, str) or not given.strip():
+        raise KitaruUsageError(f"{what} must be a text that is not empty, not {given!r}.")
+    if not given.isprintable():
+        raise KitaruUsageError(f"{what} must not hold control characters: {given!r}.")
+    if len(given) > 500:
+        raise KitaruUsageError(f"{what} must not be longer than 500 characters.")
+    return given
+
+
+_sites: dict[str, str] = {}
+
+
+def call_site(depth: int) -> str:
+    """``file:line`` of the caller `depth` frames up, the file relative to the working directory."""
+    frame = sys._getframe(depth + 1)
+    file = frame.f_code.co_filename
+    shown = _sites.get(file)
+    if shown is None:
+        shown = _sites[file] = _relative(file)
+    return f"{shown}:{frame.f_lineno}"
+
+
+def _relative(file: str) -> str:
+    try:
+        relative = os.path.relpath(file)
+    except (ValueError, OSError):
+        return file
+    return file if relative.startswith("..") else relative

@@ -1,0 +1,56 @@
+"""What the decorators define: a flow, a checkpoint. The engine runs these; the SDK wraps them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kitaru.domain.execution.retry import Retry
+from kitaru.engine.arguments import Binder
+from kitaru.engine.codec import TypeScope
+
+
+class FlowDefinition:
+    """A flow's function and what is known of it."""
+
+    def __init__(self, function: Callable[..., Any], *, asynchronous: bool) -> None:
+        self.function = function
+        self.name: str = function.__name__
+        self.asynchronous = asynchronous
+        self.binder = Binder(function)
+        self._types: TypeScope | None = None
+
+    @property
+    def types(self) -> TypeScope:
+        """The classes that its annotations name; read at the first use, when all are defined."""
+        if self._types is None:
+            self._types = TypeScope.of_function(self.function)
+        return self._types
+
+
+class CheckpointDefinition:
+    """A checkpoint's function and what is known of it."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        asynchronous: bool,
+        policy: Retry,
+        type: str | None,  # noqa: A002 - the decorator's public name
+        record_inputs: bool | None,
+    ) -> None:
+        self.function = function
+        self.name: str = function.__name__
+        self.asynchronous = asynchronous
+        self.policy = policy
+        self.type = type
+        self.record_inputs = record_inputs
+        """True: always keep the arguments; None: when they are small; False: only their digest."""
+        self.binder = Binder(function)
+        self._types: TypeScope | None = None
+
+    @property
+    def types(self) -> TypeScope:
+        """The classes that its annotations name; read at the first use, when all are defined."""
+        if self._types is None:
+            self._types = TypeScope.of_function(self.function)
+        return self._types

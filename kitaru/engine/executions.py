@@ -1,0 +1,197 @@
+"""One execution in the hands of its owner: load, decide, append."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from journal import Append, Appended, HeadChange, Journal, Lease, NewEvent, RecordedEvent
+from journal import WrongExpectedVersion
+from kitaru.domain.execution.events import TAGS, ExecutionEvent
+from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
+from kitaru.engine.upcasts import decode_event
+from kitaru.engine.values import Blobs
+from kitaru.status import ExecutionStatus
+
+CATEGORY = "execution"
+_encode = msgspec.json.Encoder().encode
+
+
+def stream_of(exec_id: str) -> str:
+    """The stream of an execution."""
+    return f"{CATEGORY}-{exec_id}"
+
+
+def exec_id_of(stream: str) -> str:
+    """The execution of a stream."""
+    return stream.removeprefix(f"{CATEGORY}-")
+
+
+def new_event(event: ExecutionEvent) -> NewEvent:
+    """The event as it is appended."""
+    tag, schema = TAGS[type(event)]
+    return NewEvent(type=tag, payload=_encode(event), schema=schema)
+
+
+def fold(state: ExecutionState, events: Sequence[ExecutionEvent]) -> ExecutionState:
+    """The state after these events."""
+    for event in events:
+        state = evolve(state, event)
+    return state
+
+
+def head_of(state: ExecutionState) -> HeadChange:
+    """The head row that stands for a state."""
+    assert state.status is not None
+    return HeadChange(
+        state=state.status.value,
+        name=state.flow,
+        due_at=state.due_at if state.status is ExecutionStatus.RUNNING else None,
+        summary=_encode(state),
+    )
+
+
+class Outgoing(Struct, frozen=True):
+    """An event on its way into the journal."""
+
+    event: ExecutionEvent
+    blobs: Blobs = ()
+    recorded: Callable[[RecordedEvent], None] | None = None
+    """Called when it is durable, in the order of the journal."""
+
+
+class Foreign(Struct, frozen=True):
+    """An event that a client appended: an input, a cancel request."""
+
+    version: int
+    event: ExecutionEvent
+
+
+class OwnedExecution:
+    """What the owner of an execution knows and writes. Nobody else appends under its lease.
+
+    Events are put into the outbox and flushed together. A flow on the event loop flushes with
+    `flush`, one with a thread of its own with `flush_blocking`; an execution uses one of them.
+    """
+
+    def __init__(
+        self, journal: Journal, exec_id: str, state: ExecutionState, version: int, lease: Lease
+    ) -> None:
+        self.journal = journal
+        self.exec_id = exec_id
+        self.stream = stream_of(exec_id)
+        self.state = state
+        self.version = version
+        self.lease = lease
+        self.outbox: list[Outgoing] = []
+        self.on_foreign: Callable[[Foreign], None] = _ignore
+        self._flushing = threading.Lock()
+        self._outbox_lock = threading.Lock()
+        self.read_blocking: Callable[[int], list[RecordedEvent]] | None = None
+        self._broken: BaseException | None = None
+
+    def put(self, outgoing: Outgoing) -> None:
+        """Adds an event to the next flush."""
+        with self._outbox_lock:
+            self.outbox.append(outgoing)
+
+    def take(self) -> list[Outgoing]:
+        """Empties the outbox."""
+        with self._outbox_lock:
+            batch, self.outbox = self.outbox, []
+        return batch
+
+    async def flush(self) -> None:
+        """Appends what is in the outbox; returns when it is durable.
+
+        Raises StaleLease when the execution has another owner, and JournalUnavailable or
+        CommitOutcomeUnknown when the store fails.
+        """
+        batch = self.take()
+        if not batch:
+            return
+        while True:
+            append, state = self._prepare(batch)
+            try:
+                appended = await self.journal.append(append)
+                break
+            except WrongExpectedVersion:
+                self._accept_foreign(
+                    await self.journal.read_stream(self.stream, after=self.version)
+                )
+        self._accept(batch, appended, state)
+
+    def flush_blocking(self) -> None:
+        """The same on a thread of the caller's own; threads that come together share a commit."""
+        with self._flushing:
+            if self._broken is not None:
+                # Another thread's flush failed, perhaps with this thread's event in it.
+                raise self._broken
+            batch = self.take()
+            if not batch:
+                return
+            try:
+                self._append_blocking(batch)
+            except BaseException as error:
+                self._broken = error
+                raise
+
+    def _append_blocking(self, batch: Sequence[Outgoing]) -> None:
+        while True:
+            append, state = self._prepare(batch)
+            try:
+                appended = self.journal.append_blocking(append)
+                break
+            except WrongExpectedVersion:
+                assert self.read_blocking is not None
+                self._accept_foreign(self.read_blocking(self.version))
+        self._accept(batch, appended, state)
+
+    def wait_for_flush(self) -> None:
+        """Returns when no blocking flush is under way: what was durable before is known now."""
+        with self._flushing:
+            pass
+
+    async def catch_up(self) -> None:
+        """Takes in what clients have appended since."""
+        self._accept_foreign(await self.journal.read_stream(self.stream, after=self.version))
+
+    def _prepare(self, batch: Sequence[Outgoing]) -> tuple[Append, ExecutionState]:
+        events = [outgoing.event for outgoing in batch]
+        state = fold(self.state, events)
+        append = Append(
+            stream=self.stream,
+            events=tuple(map(new_event, events)),
+            expected_version=self.version,
+            head=None if state is self.state else head_of(state),
+            lease=self.lease,
+            release=state.status is not ExecutionStatus.RUNNING,
+            blobs=tuple(blob for outgoing in batch for blob in outgoing.blobs),
+        )
+        return append, state
+
+    def _accept(self, batch: Sequence[Outgoing], appended: Appended, state: ExecutionState) -> None:
+        self.state = state
+        self.version = appended.version
+        for outgoing, recorded in zip(batch, appended.events, strict=True):
+            if outgoing.recorded is not None:
+                outgoing.recorded(recorded)
+
+    def _accept_foreign(self, recorded: Sequence[RecordedEvent]) -> None:
+        for fact in recorded:
+            if fact.version <= self.version:
+                continue
+            event = decode_event(fact)
+            self.state = evolve(self.state, event)
+            self.version = fact.version
+            self.on_foreign(Foreign(fact.version, event))
+
+
+def state_of(recorded: Sequence[RecordedEvent]) -> ExecutionState:
+    """The state that a stream's events lead to."""
+    return fold(ABSENT, [decode_event(fact) for fact in recorded])
+
+
+def _ignore(foreign: Foreign) -> None:
+    pass

@@ -1,0 +1,48 @@
+"""The flows that this process runs, and whose abandoned executions it therefore takes over."""
+
+from collections.abc import Callable
+
+from kitaru.domain.execution.events import SourceReference
+from kitaru.engine.definitions import FlowDefinition
+
+Loader = Callable[[SourceReference], FlowDefinition]
+"""Finds the flow that an execution was started with. Raises KitaruUsageError or KitaruStateError."""
+
+
+class Registry:
+    """Flow definitions by name; several files may each have a flow of one name."""
+
+    def __init__(self, load: Loader) -> None:
+        self._load = load
+        self._served: dict[str, list[tuple[SourceReference, FlowDefinition]]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the flows that are served here."""
+        return list(self._served)
+
+    def serve(self, reference: SourceReference, definition: FlowDefinition) -> None:
+        """From now on executions of this flow are run and taken over here."""
+        served = self._served.setdefault(definition.name, [])
+        if not any(known is definition for _, known in served):
+            served.append((reference, definition))
+
+    def find(self, reference: SourceReference) -> FlowDefinition:
+        """The definition for an execution that was started with this reference.
+
+        Raises KitaruUsageError or KitaruStateError when its code cannot be loaded here.
+        """
+        for served in self._served.values():
+            # The last one wins: a notebook cell that was run again replaces its flow.
+            for known, definition in reversed(served):
+                if _same_place(known, reference):
+                    return definition
+        return self._load(reference)
+
+
+def _same_place(one: SourceReference, other: SourceReference) -> bool:
+    if one.qualname != other.qualname:
+        return False
+    if one.file or other.file:
+        return one.file == other.file
+    return one.module == other.module

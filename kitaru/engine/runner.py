@@ -1,0 +1,84 @@
+"""What every runner is to its worker, and every worker to its runners."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from journal import Journal
+from kitaru.domain.execution.events import ExecutionEvent
+from kitaru.engine.codec import Codec
+from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.executions import OwnedExecution
+from kitaru.engine.history import RecordedFact
+
+
+class Loaded(Struct, frozen=True):
+    """An execution that is ready for a pass: what is recorded, and the code to run."""
+
+    definition: FlowDefinition
+    execution: OwnedExecution
+    facts: Sequence[RecordedFact]
+    main_module: str | None = None
+    """The module that stands for ``__main__`` of the script that started the execution."""
+
+
+class Host(Protocol):
+    """What a runner needs of the process it runs in."""
+
+    loop: asyncio.AbstractEventLoop
+    journal: Journal
+    codec: Codec
+
+    def may_start(self, exec_id: str) -> bool:
+        """Whether the execution's lease is certainly still alive, by this process's own clock."""
+        ...
+
+    def in_thread(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """Runs a function on a worker thread."""
+        ...
+
+    def spawn(self, function: Callable[[], None]) -> None:
+        """Runs a function on a worker thread without waiting for it; callable from every thread."""
+        ...
+
+    def watch_duration(self, started: "Started") -> None:
+        """Calls `note_started` when the call has run for some milliseconds; from every thread."""
+        ...
+
+    def jitter(self) -> float:
+        """A random number from 0 to 1."""
+        ...
+
+    def ended(
+        self, runner: "Runner", event: ExecutionEvent | None, error: Exception | None
+    ) -> None:
+        """The runner is done: with the execution's last event; or, without one, it has stopped."""
+        ...
+
+
+class Started(Protocol):
+    """A call or timer whose start is written down if it lasts."""
+
+    def note_started(self) -> None:
+        """Records the start, unless it is over."""
+        ...
+
+
+class Runner(Protocol):
+    """Drives one execution as long as this process owns it."""
+
+    execution: OwnedExecution
+
+    def begin(self) -> None:
+        """Starts the first pass; on the host's loop."""
+        ...
+
+    def notice(self) -> None:
+        """A client may have appended something: look; on the host's loop."""
+        ...
+
+    def stop(self) -> None:
+        """Drops the body where it stands; on the host's loop. The execution goes on elsewhere."""
+        ...

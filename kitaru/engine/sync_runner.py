@@ -1,0 +1,669 @@
+"""Drives one execution of a sync flow: the body has a thread, and blocks where it needs an outcome."""
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from journal import RecordedEvent, StaleLease
+from kitaru.domain.execution.commands import Complete, FailAttempt
+from kitaru.domain.execution.decide import decide
+from kitaru.domain.execution.events import (
+    ArtifactSaved,
+    CancelRequested,
+    CheckpointCompleted,
+    CheckpointFailed,
+    ExecutionEvent,
+    FlowAttemptFailed,
+    MetadataLogged,
+    TimerFired,
+)
+from kitaru.engine.calls import Call, Delivery, delivery_of
+from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
+from kitaru.engine.divergence import (
+    Divergence,
+    changed_arguments,
+    changed_kind,
+    fewer_calls,
+    not_asked_for,
+)
+from kitaru.engine.executions import Foreign, Outgoing
+from kitaru.engine.failures import describe
+from kitaru.engine.history import History, Outcome
+from kitaru.engine.runner import Host, Loaded
+from kitaru.engine.upcasts import decode_event
+from kitaru.engine.values import Blobs, stored
+from kitaru.errors import (
+    KitaruCancelled,
+    KitaruContextError,
+    KitaruError,
+    KitaruUsageError,
+)
+from kitaru.status import FailureOrigin
+
+
+class CallFuture:
+    """The outcome of one submitted call, to be: filled by any thread, read by the flow's."""
+
+    def __init__(self, runner: "SyncRunner", call: Call) -> None:
+        self.runner = runner
+        self.call = call
+        self.outcome: Outcome | None = None
+        self.seen = False
+        """Whether the body, or a call that depends on it, has looked at the outcome."""
+        self.failure: BaseException | None = None
+        """Set when the call never began, because a call it depends on failed."""
+        self._followers: list[Callable[[], None]] = []
+
+    @property
+    def settled(self) -> bool:
+        """Whether its outcome is known; guarded by the runner's lock."""
+        return self.outcome is not None or self.failure is not None
+
+    def follow(self, follower: Callable[[], None]) -> bool:
+        """Calls `follower` once settled; False when it is settled already."""
+        with self.runner.changed:
+            if self.settled:
+                return False
+            self._followers.append(follower)
+            return True
+
+    def settle(self, outcome: Outcome | None, failure: BaseException | None = None) -> None:
+        """Sets the outcome and wakes who waits for it."""
+        with self.runner.changed:
+            self.outcome, self.failure = outcome, failure
+            followers, self._followers = self._followers, []
+            self.runner.changed.notify_all()
+        for follower in followers:
+            follower()
+
+
+class StartedCall:
+    """A running checkpoint whose start is written down if it lasts."""
+
+    __slots__ = ("attempt", "call", "runner")
+
+    def __init__(self, runner: "SyncRunner", call: Call) -> None:
+        self.runner = runner
+        self.call = call
+        self.attempt = call.attempt
+
+    def note_started(self) -> None:
+        """Writes down that the attempt runs."""
+        call = self.call
+        if call.running and call.attempt == self.attempt and not call.noted:
+            call.noted = True
+            self.runner.note_later(*call.started_event())
+
+
+class SyncRunner:
+    """The body's thread runs direct calls itself; submitted ones run on worker threads."""
+
+    def __init__(self, host: Host, loaded: Loaded, arguments: dict[str, Any]) -> None:
+        self.host = host
+        self.definition = loaded.definition
+        self.execution = loaded.execution
+        self.exec_id = loaded.execution.exec_id
+        self.main_module = loaded.main_module
+        self.history = History(loaded.facts)
+        self.execution.on_foreign = self._on_foreign
+        self.execution.read_blocking = self._read_blocking
+        self.changed = threading.Condition(threading.RLock())
+        self._arguments = arguments
+        self._stopped = False
+        self._fatal: Exception | None = None
+        """Why the store let this runner down; nothing that the body catches hides it."""
+        self._thread = 0
+        self._new_pass_state()
+
+    def _new_pass_state(self) -> None:
+        self.requested: set[str] = set()
+        self.held: list[Callable[[], None]] = []
+        """Submitted calls that wait until the replay has come to its end."""
+        self.names: dict[str, int] = {}
+        self.submitted: list[CallFuture] = []
+        self.ended = False
+        self.divergence: Divergence | None = None
+        self._cancel_delivered = False
+        self.pass_number = getattr(self, "pass_number", 0) + 1
+
+    # the pass
+
+    def begin(self) -> None:
+        """Starts the body on a thread of its own."""
+        # A daemon: a script that ends leaves its executions in the journal, and does not hang.
+        thread = threading.Thread(
+            target=self._run, name=f"kitaru-flow-{self.exec_id[:8]}", daemon=True
+        )
+        thread.start()
+
+    def _run(self) -> None:
+        self._thread = threading.get_ident()
+        event: ExecutionEvent | None = None
+        error: Exception | None = None
+        try:
+            event = self._run_passes()
+        except ExecutionSuspended:
+            error = None if isinstance(self._fatal, StaleLease) else self._fatal
+        except Exception as raised:
+            error = raised
+        finally:
+            self._stopped = True
+            self.host.loop.call_soon_threadsafe(self.host.ended, self, event, error)
+
+    def _run_passes(self) -> ExecutionEvent:
+        while True:
+            context = contextvars.Context()
+            context.run(scope.set, FlowScope(self))
+            event = self._settle(*context.run(self._run_body))
+            if not isinstance(event, FlowAttemptFailed):
+                return event
+            self._sleep_until(event.retry_at)
+            recorded = self._read_blocking(0)
+            self.history = History(
+                (fact.version, fact.recorded_at, decode_event(fact)) for fact in recorded
+            )
+            with self.changed:
+                self._new_pass_state()
+
+    def _run_body(self) -> tuple[Any, BaseException | None]:
+        args, kwargs = self.definition.binder.spread(self._arguments)
+        try:
+            return self.definition.function(*args, **kwargs), None
+        except BaseException as error:
+            return None, error
+
+    def _settle(self, result: Any, error: BaseException | None) -> ExecutionEvent:
+        """Records how the body ended."""
+        if self._stopped:
+            raise ExecutionSuspended
+        leftover = self._first_unrequested()
+        if leftover is not None and self.divergence is None:
+            self.divergence = fewer_calls(leftover)
+        if self.divergence is not None:
+            return self._record(self.divergence.event(self.exec_id))
+        error = self._finish_submitted() or error if error is None else error
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+        if error is None:
+            try:
+                data = self.host.codec.encode(result, where="result", types=self.definition.types)
+            except KitaruError as refused:
+                error = refused
+            else:
+                value, blobs = stored(data)
+                (completed,) = decide(self.execution.state, Complete(value))
+                return self._record(completed, blobs)
+        command = FailAttempt(
+            error=describe(error, self.host.codec),
+            origin=FailureOrigin.USER_CODE,
+            now=self.host.journal.now(),
+            retryable=not isinstance(error, KitaruError),
+        )
+        (event,) = decide(self.execution.state, command)
+        return self._record(event)
+
+    def _finish_submitted(self) -> BaseException | None:
+        """Waits for what the body has submitted; an error that it never looked at is its own."""
+        for future in self.submitted:
+            try:
+                if not future.seen:
+                    self._take_future(future)
+            except Exception as error:
+                return error
+        return None
+
+    def _record(self, event: ExecutionEvent, blobs: Blobs = ()) -> ExecutionEvent:
+        self.execution.put(Outgoing(event, blobs))
+        self._flush()
+        return event
+
+    def _flush(self) -> None:
+        try:
+            self.execution.flush_blocking()
+        except Exception as error:
+            self._fatal = self._fatal or error
+            self.stop()
+            raise ExecutionSuspended from error
+
+    def _diverge(self, divergence: Divergence) -> ExecutionSuspended:
+        self.divergence = self.divergence or divergence
+        return ExecutionSuspended()
+
+    # what the body asks for
+
+    def new_path(self, name: str, given_id: str | None) -> str:
+        """Fixes the identity of a call of the body."""
+        self._check_thread()
+        if given_id is not None:
+            path = given_id
+        else:
+            ordinal = self.names.get(name, 0) + 1
+            self.names[name] = ordinal
+            path = name if ordinal == 1 else f"{name}#{ordinal}"
+        if path in self.requested:
+            raise KitaruUsageError(
+                f"Two calls have the id {path!r} in this execution: give each its own id=."
+            )
+        return path
+
+    def _check_thread(self) -> None:
+        if self._stopped or self.divergence is not None:
+            raise ExecutionSuspended
+        if threading.get_ident() != self._thread:
+            raise KitaruContextError(
+                "Checkpoints of a sync flow can be called only from the flow's own thread: the "
+                "order of calls from other threads would differ in a replay. Use .submit(...)."
+            )
+
+    def perform(self, call: Call) -> Any:
+        """Gives the call's recorded outcome, or runs it on this thread."""
+        call.arguments = self._resolved(call.arguments)
+        call.encode(self.host.codec)
+        outcome = self._request(call)
+        if outcome is None:
+            self._before_live(call)
+            self._deliver_cancel_before(None)
+            outcome = self._attempts(call, _ignore, self.pass_number)
+        return self._take(outcome, call)
+
+    def submit(self, call: Call, after: list[CallFuture]) -> CallFuture:
+        """Starts the call on a worker thread, once what it depends on is there."""
+        future = CallFuture(self, call)
+        call.context = contextvars.copy_context()
+        needed = [*after, *futures_in(call.arguments)]
+        if needed and not (call.path in self.history.log or call.path in self.history.kept):
+            self.requested.add(call.path)
+            self._when_settled(needed, future)
+        else:
+            self._admit(future)
+        self.submitted.append(future)
+        return future
+
+    def _admit(self, future: CallFuture) -> None:
+        """Hands over the recorded outcome of a submitted call, or lets it run."""
+        call = future.call
+        call.arguments = self._resolved(call.arguments)
+        call.encode(self.host.codec)
+        outcome = self._request(call)
+        if outcome is not None:
+            future.settle(outcome)
+        else:
+            self._start_or_hold(future)
+
+    def _start_or_hold(self, future: CallFuture) -> None:
+        with self.changed:
+            if self._first_unrequested() is not None:
+                self.held.append(functools.partial(self._start, future))
+                return
+        self._release_held()
+        self._start(future)
+
+    def _when_settled(self, needed: list[CallFuture], future: CallFuture) -> None:
+        left = [len(needed)]
+
+        def one_settled() -> None:
+            with self.changed:
+                left[0] -= 1
+                ready = left[0] == 0
+            if ready:
+                self.host.spawn(functools.partial(self._start_dependent, needed, future))
+
+        for dependency in needed:
+            if not dependency.follow(one_settled):
+                one_settled()
+
+    def _start_dependent(self, needed: list[CallFuture], future: CallFuture) -> None:
+        call = future.call
+        for dependency in needed:
+            delivery = self._delivery(dependency)
+            dependency.seen = True
+            if delivery.error is not None:
+                future.settle(None, delivery.error)
+                return
+        try:
+            call.arguments = {
+                name: self._resolve(value, self._value_of) for name, value in call.arguments.items()
+            }
+            call.encode(self.host.codec)
+        except KitaruError as error:
+            future.settle(None, error)
+            return
+        self._start_or_hold(future)
+
+    def _request(self, call: Call) -> Outcome | None:
+        self.requested.add(call.path)
+        recorded = self.history.log.get(call.path)
+        if recorded is not None:
+            self._check(recorded, call)
+            del self.history.log[call.path]
+            return recorded
+        kept = self.history.kept.get(call.path)
+        if kept is not None and not isinstance(kept.event, TimerFired):
+            event = kept.event
+            if event.name == call.definition.name and event.arguments_digest == call.digest:
+                return kept
+        return None
+
+    def _check(self, recorded: Outcome, call: Call) -> None:
+        event = recorded.event
+        if isinstance(event, TimerFired) or event.name != call.definition.name:
+            raise self._diverge(changed_kind(recorded, call.asked))
+        if event.arguments_digest != call.digest:
+            raise self._diverge(changed_arguments(recorded, call.asked))
+
+    def _first_unrequested(self) -> Outcome | None:
+        with self.changed:
+            order = self.history.order
+            while order and order[0].event.path in self.requested:
+                order.popleft()
+            return order[0] if order else None
+
+    def _before_live(self, call: Call) -> None:
+        """The body blocks on something that is not recorded: the replay must be at its end."""
+        unrequested = self._first_unrequested()
+        if unrequested is not None:
+            raise self._diverge(not_asked_for(unrequested, [call.asked]))
+        self._release_held()
+
+    def _release_held(self) -> None:
+        with self.changed:
+            held, self.held = self.held, []
+        for start in held:
+            start()
+
+    # running
+
+    def _start(self, future: CallFuture) -> None:
+        self.host.spawn(functools.partial(self._run_submitted, future, self.pass_number))
+
+    def _run_submitted(self, future: CallFuture, pass_number: int) -> None:
+        try:
+            self._attempts(future.call, future.settle, pass_number)
+        except BaseException as error:
+            # ExecutionSuspended, or a fault: the body's thread raises it where it needs the outcome.
+            future.settle(None, error)
+
+    def _attempts(
+        self, call: Call, recorded: Callable[[Outcome], None], pass_number: int
+    ) -> Outcome:
+        """Tries the call until it has an outcome, which is durable then."""
+        tried = self.history.attempts_of(call.path)
+        call.attempt, call.tried = tried.last_attempt, tried.this_pass
+        if tried.retry_at is not None:
+            self._sleep_until(tried.retry_at)
+        while True:
+            self._wait_for_lease()
+            call.begin()
+            call.running = True
+            self.host.watch_duration(StartedCall(self, call))
+            delivery = self._run_here(call)
+            call.running = None
+            if self._stopped or pass_number != self.pass_number or self.ended:
+                raise ExecutionSuspended
+            event, blobs = self._outcome_event(call, delivery)
+            final = not isinstance(event, CheckpointFailed) or event.retry_at is None
+            outcome = self._append_outcome(event, blobs, recorded if final else _ignore)
+            if final:
+                return outcome
+            assert isinstance(event, CheckpointFailed)
+            assert event.retry_at is not None
+            self._sleep_until(event.retry_at)
+
+    def _outcome_event(
+        self, call: Call, delivery: Delivery
+    ) -> tuple[CheckpointCompleted | CheckpointFailed, Blobs]:
+        error = delivery.error
+        if error is None:
+            try:
+                return call.completed(delivery.value, self.host.codec)
+            except KitaruError as refused:
+                error = refused
+        command = call.failed(error, self.host.codec, self.host.journal.now(), self.host.jitter())
+        (event,) = decide(self.execution.state, command)
+        assert isinstance(event, CheckpointFailed)
+        return event, ()
+
+    def _append_outcome(
+        self,
+        event: CheckpointCompleted | CheckpointFailed,
+        blobs: Blobs,
+        recorded: Callable[[Outcome], None],
+    ) -> Outcome:
+        outcomes: list[Outcome] = []
+
+        def keep(fact: RecordedEvent) -> None:
+            outcomes.append(Outcome(fact.version, fact.recorded_at, event))
+            recorded(outcomes[0])
+
+        self.execution.put(Outgoing(event, blobs, keep))
+        self._flush()
+        return outcomes[0]
+
+    def _run_here(self, call: Call) -> Delivery:
+        context = contextvars.copy_context() if call.context is None else call.context.copy()
+        context.run(scope.set, CheckpointScope(self, call.path, call.attempt))
+        args, kwargs = call.definition.binder.spread(call.arguments)
+        function = call.definition.function
+        if call.definition.asynchronous:
+            return self._run_on_loop(context, functools.partial(function, *args, **kwargs))
+        return context.run(_run_sync, function, args, kwargs)
+
+    def _run_on_loop(self, context: contextvars.Context, body: Callable[[], Any]) -> Delivery:
+        done = threading.Event()
+        deliveries: list[Delivery] = []
+
+        async def run() -> None:
+            try:
+                deliveries.append(Delivery(await body()))
+            except BaseException as error:
+                deliveries.append(Delivery(error=error))
+            finally:
+                done.set()
+
+        loop = self.host.loop
+        tasks: set[asyncio.Task[None]] = set()
+        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(run(), context=context)))
+        done.wait()
+        return deliveries[0]
+
+    def _wait_for_lease(self) -> None:
+        while not self.host.may_start(self.exec_id):
+            if self._stopped:
+                raise ExecutionSuspended
+            time.sleep(0.05)
+        if self._stopped:
+            raise ExecutionSuspended
+
+    def _sleep_until(self, instant: int) -> None:
+        while (left := instant - self.host.journal.now()) > 0:
+            with self.changed:
+                if self._stopped:
+                    raise ExecutionSuspended
+                self.changed.wait(min(left / 1_000_000, 60.0))
+
+    # what the body is given
+
+    def result_of(self, future: CallFuture) -> Any:
+        """Blocks until the submitted call has its outcome, and gives it."""
+        self._check_thread()
+        return self._take_future(future)
+
+    def _take_future(self, future: CallFuture) -> Any:
+        future.seen = True
+        if not future.settled:
+            self._before_live(future.call)
+        with self.changed:
+            while not (future.settled or self._stopped or self._cancel_pending):
+                self.changed.wait()
+        if self._stopped:
+            raise ExecutionSuspended
+        if not future.settled:
+            # An append that came before the cancel request may be durable and not settled yet.
+            self.execution.wait_for_flush()
+            if not future.settled:
+                self._deliver_cancel_before(None)
+        if future.outcome is None:
+            assert future.failure is not None
+            raise future.failure
+        return self._take(future.outcome, future.call)
+
+    @property
+    def _cancel_pending(self) -> bool:
+        return self.history.cancelled_at is not None and not self._cancel_delivered
+
+    def wait_for(self, future: CallFuture) -> None:
+        """Blocks until the submitted call has its outcome, whichever it is."""
+        try:
+            self.result_of(future)
+        except (ExecutionSuspended, KitaruCancelled):
+            raise
+        except BaseException:
+            if not future.settled:
+                raise
+
+    def _take(self, outcome: Outcome, call: Call) -> Any:
+        self._deliver_cancel_before(outcome.version)
+        delivery = self._outcome_delivery(outcome, call)
+        if delivery.error is not None:
+            raise delivery.error
+        return delivery.value
+
+    def _deliver_cancel_before(self, version: int | None) -> None:
+        """Raises the cancel request once, before the first outcome that was recorded after it."""
+        cancelled_at = self.history.cancelled_at
+        if cancelled_at is None or self._cancel_delivered:
+            return
+        if version is None or version > cancelled_at:
+            self._cancel_delivered = True
+            raise KitaruCancelled(self.execution.state.reason)
+
+    def _outcome_delivery(self, outcome: Outcome, call: Call) -> Delivery:
+        if call.delivery is not None:
+            return call.delivery
+        event = outcome.event
+        assert not isinstance(event, TimerFired)
+        blob = None
+        if isinstance(event, CheckpointCompleted) and event.result.blob is not None:
+            blob = self._await(self.host.journal.get_blob(event.result.blob))
+        return delivery_of(event, call.definition, self.host.codec, blob, self.main_module)
+
+    def _delivery(self, future: CallFuture) -> Delivery:
+        if future.outcome is None:
+            return Delivery(error=future.failure)
+        try:
+            return self._outcome_delivery(future.outcome, future.call)
+        except KitaruError as error:
+            return Delivery(error=error)
+
+    def _value_of(self, future: CallFuture) -> Any:
+        return self._delivery(future).value
+
+    def _resolved(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if not futures_in(arguments):
+            return arguments
+        return {name: self._resolve(value, self._take_future) for name, value in arguments.items()}
+
+    def _resolve(self, value: Any, taken: Callable[[CallFuture], Any]) -> Any:
+        if isinstance(value, FutureLike):
+            return taken(value.call_future)
+        if type(value) in (list, tuple):
+            return type(value)(
+                [taken(v.call_future) if isinstance(v, FutureLike) else v for v in value]
+            )
+        return value
+
+    # recording
+
+    def note(self, event: MetadataLogged | ArtifactSaved, blobs: Blobs = ()) -> None:
+        """Records an event together with the next one."""
+        self.execution.put(Outgoing(event, blobs))
+
+    def note_later(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
+        """Records that something has begun; called on the host's loop, which must not block."""
+        self.execution.put(Outgoing(event, blobs))
+        self.host.spawn(self._flush_notes)
+
+    def _flush_notes(self) -> None:
+        if not (self._stopped or self.ended):
+            # A failure is kept in `_fatal`: the body's thread ends with it.
+            with contextlib.suppress(ExecutionSuspended):
+                self._flush()
+
+    def log_entry(self) -> tuple[str, bool]:
+        """The identity of the next `log()` of the body, and whether it is recorded already."""
+        entry = self.new_path("log", None)
+        return entry, entry in self.history.logged
+
+    def notice(self) -> None:
+        """Reads what clients have appended, so that a blocked body hears of it."""
+        if not self._stopped:
+            after = self.execution.version
+            read = self.host.journal.read_stream(self.execution.stream, after=after)
+            self.host.loop.create_task(read).add_done_callback(self._noticed)
+
+    def _noticed(self, task: "asyncio.Task[list[RecordedEvent]]") -> None:
+        if task.cancelled() or task.exception() is not None:
+            # The next append of the flow's thread meets the same events, or the same failure.
+            return
+        for fact in task.result():
+            if fact.epoch == 0:
+                self._on_foreign(Foreign(fact.version, decode_event(fact)))
+
+    def _on_foreign(self, foreign: Foreign) -> None:
+        if isinstance(foreign.event, CancelRequested):
+            with self.changed:
+                if self.history.cancelled_at is None:
+                    self.history.cancelled_at = foreign.version
+                self.changed.notify_all()
+
+    def _read_blocking(self, after: int) -> list[RecordedEvent]:
+        recorded: list[RecordedEvent] = self._await(
+            self.host.journal.read_stream(self.execution.stream, after=after)
+        )
+        return recorded
+
+    def _await(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.host.loop).result()
+
+    def stop(self) -> None:
+        """Ends the pass at the body's next durable call; nothing that it does now has an effect."""
+        with self.changed:
+            self._stopped = True
+            self.changed.notify_all()
+
+
+class FutureLike:
+    """What the flow's body holds of a submitted call: the SDK's future derives from it."""
+
+    __slots__ = ("call_future",)
+
+    def __init__(self, call_future: CallFuture) -> None:
+        self.call_future = call_future
+
+
+def _ignore(outcome: Outcome) -> None:
+    pass
+
+
+def _run_sync(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Delivery:
+    try:
+        return Delivery(function(*args, **kwargs))
+    except BaseException as error:
+        return Delivery(error=error)
+
+
+def futures_in(arguments: dict[str, Any]) -> list[CallFuture]:
+    """The futures among the arguments, alone or in a list."""
+    found: list[CallFuture] = []
+    for value in arguments.values():
+        if isinstance(value, FutureLike):
+            found.append(value.call_future)
+        elif type(value) in (list, tuple):
+            found.extend(item.call_future for item in value if isinstance(item, FutureLike))
+    return found

@@ -1,0 +1,51 @@
+"""Worker threads that never keep a process from ending."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+IDLE_SECONDS = 10.0
+
+
+class DaemonThreads:
+    """Runs functions on daemon threads, made when needed and reused.
+
+    `concurrent.futures` and anyio join their threads when the interpreter ends, so that a script
+    would hang until every checkpoint's body has returned.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit = limit
+        self._name = name
+        self._work: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+
+    def submit(self, function: Callable[[], None]) -> None:
+        """Runs a function that does not raise, as soon as a thread is free."""
+        with self._changed:
+            self._work.append(function)
+            if self._idle >= len(self._work) or self._threads >= self._limit:
+                self._changed.notify()
+                return
+            self._threads += 1
+            name = f"{self._name}-{self._threads}"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
+        while (function := self._next()) is not None:
+            function()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            self._idle += 1
+            try:
+                if not self._work:
+                    self._changed.wait_for(lambda: self._work, timeout=IDLE_SECONDS)
+                if self._work:
+                    return self._work.popleft()
+                self._threads -= 1
+                return None
+            finally:
+                self._idle -= 1

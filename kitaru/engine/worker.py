@@ -1,0 +1,398 @@
+"""Runs the executions that this process owns, and takes over those whose owner has died."""
+
+import asyncio
+import contextlib
+import functools
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from journal import (
+    Claim,
+    ClaimQuery,
+    Head,
+    Journal,
+    JournalError,
+    Lease,
+    RecordedEvent,
+    StaleLease,
+)
+from kitaru.domain.execution.commands import Recover
+from kitaru.domain.execution.decide import decide
+from kitaru.domain.execution.events import ExecutionEvent, ExecutionStarted
+from kitaru.engine.async_runner import AsyncRunner
+from kitaru.engine.codec import Codec
+from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.executions import (
+    CATEGORY,
+    Outgoing,
+    OwnedExecution,
+    exec_id_of,
+    fold,
+    stream_of,
+)
+from kitaru.engine.heartbeat import Heartbeat
+from kitaru.engine.registry import Registry
+from kitaru.engine.runner import Loaded, Runner, Started
+from kitaru.engine.source import main_module_of
+from kitaru.engine.sync_runner import SyncRunner
+from kitaru.engine.threads import DaemonThreads
+from kitaru.engine.upcasts import decode_event
+from kitaru.errors import KitaruBackendError, KitaruError
+from kitaru.domain.execution.state import ABSENT
+from kitaru.status import ExecutionStatus
+from kitaru.telemetry import LogEvent, report
+
+RECOVERY_LIMIT = 10
+NOTED_AFTER_SECONDS = 0.01
+CLAIMED_AT_ONCE = 100
+SYNC_FLOWS_AT_ONCE = 200
+CHECKPOINT_THREADS = 256
+NOTICED_AT_ONCE = 50
+NOTICE_SECONDS = 0.1
+
+Ending = tuple[ExecutionEvent | None, Exception | None]
+
+
+class Worker:
+    """The host of every runner in this process. Its coroutines and callbacks run on one loop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        codec: Codec,
+        registry: Registry,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        owner: str,
+        lease_seconds: float,
+    ) -> None:
+        self.journal = journal
+        self.codec = codec
+        self.registry = registry
+        self.loop = loop
+        self.owner = owner
+        self.lease_seconds = lease_seconds
+        self.runners: dict[str, Runner] = {}
+        self._endings: dict[str, list[asyncio.Future[Ending]]] = {}
+        self._threads = DaemonThreads(CHECKPOINT_THREADS, "kitaru-checkpoint")
+        self._heartbeat = Heartbeat(journal, lease_seconds, self._lease_lost, _renewal_failed)
+        self._random = random.Random()
+        self._unloadable: dict[str, str] = {}
+        """Executions that this process cannot run, and why: they are left to others."""
+        self._queued: deque[Runner] = deque()
+        self._sync_running = 0
+        self._slots = threading.Lock()
+        self._timed: deque[tuple[float, Started]] = deque()
+        self._timing = False
+        self._to_notice: deque[str] = deque()
+        self._noticing: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._poll_task: asyncio.Task[None] | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._closing = False
+
+    @property
+    def claim(self) -> Claim:
+        """The claim with which this worker takes a lease."""
+        return Claim(self.owner, self.lease_seconds)
+
+    def start(self) -> None:
+        """Begins to renew leases, to hear of clients' events and to look for abandoned work."""
+        self._heartbeat.start()
+        self._unwatch = self.journal.watch(None, self._on_commit)
+        self._poll_task = self.loop.create_task(self._poll_for_ever())
+
+    async def close(self) -> None:
+        """Drops what runs here and gives the leases back, so that others may go on at once."""
+        self._closing = True
+        if self._unwatch is not None:
+            self._unwatch()
+        if self._noticing is not None:
+            self._noticing.cancel()
+        if self._poll_task is not None:
+            self._poll_task.cancel()
+            await asyncio.wait([self._poll_task])
+        runners = list(self.runners.values())
+        self.runners.clear()
+        for runner in runners:
+            runner.stop()
+        for waiting in [future for futures in self._endings.values() for future in futures]:
+            if not waiting.done():
+                waiting.set_result((None, KitaruBackendError("The runtime was closed.")))
+        self._endings.clear()
+        self._heartbeat.stop()
+        for runner in runners:
+            await self._release(runner.execution.lease)
+
+    # Host
+
+    def may_start(self, exec_id: str) -> bool:
+        """Whether the execution's lease is certainly still alive."""
+        return self._heartbeat.is_alive(stream_of(exec_id))
+
+    def in_thread(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """Runs a function, which does not raise, on a worker thread."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+
+        def run() -> None:
+            result = function()
+            self._call_soon(_set_result, future, result)
+
+        self._threads.submit(run)
+        return future
+
+    def spawn(self, function: Callable[[], None]) -> None:
+        """Runs a function on a worker thread."""
+        self._threads.submit(function)
+
+    def jitter(self) -> float:
+        """A random number from 0 to 1."""
+        return self._random.random()
+
+    def watch_duration(self, started: Started) -> None:
+        """Calls `note_started` on the loop when the call has run for some milliseconds."""
+        self._timed.append((time.monotonic() + NOTED_AFTER_SECONDS, started))
+        if not self._timing:
+            self._timing = True
+            if threading.get_ident() == getattr(self.loop, "_thread_id", None):
+                self.loop.call_later(NOTED_AFTER_SECONDS, self._note_started)
+            else:
+                self._call_soon(self.loop.call_later, NOTED_AFTER_SECONDS, self._note_started)
+
+    def _note_started(self) -> None:
+        now = time.monotonic()
+        while self._timed and self._timed[0][0] <= now:
+            self._timed.popleft()[1].note_started()
+        self._timing = False
+        if self._timed:
+            self._timing = True
+            self.loop.call_later(NOTED_AFTER_SECONDS, self._note_started)
+
+    def ended(self, runner: Runner, event: ExecutionEvent | None, error: Exception | None) -> None:
+        """A runner is done; on the loop."""
+        if isinstance(runner, SyncRunner):
+            self._free_slot()
+        self._forget(runner, event, error)
+
+    def _forget(
+        self, runner: Runner, event: ExecutionEvent | None, error: Exception | None
+    ) -> None:
+        execution = runner.execution
+        if self.runners.get(execution.exec_id) is not runner:
+            return
+        del self.runners[execution.exec_id]
+        self._heartbeat.remove(execution.stream)
+        if error is not None:
+            report(LogEvent.RUNNER_STOPPED_BY_BACKEND, exec_id=execution.exec_id, error=str(error))
+        for waiting in self._endings.pop(execution.exec_id, ()):
+            if not waiting.done():
+                waiting.set_result((event, error))
+
+    # running
+
+    def run(self, loaded: Loaded, arguments: dict[str, Any], asked_at: float) -> None:
+        """Runs an execution whose lease was asked for at this monotonic instant.
+
+        From the loop; for a sync flow from any thread.
+        """
+        execution = loaded.execution
+        self._heartbeat.add(execution.lease, asked_at)
+        if loaded.definition.asynchronous:
+            self._begin(AsyncRunner(self, loaded, arguments))
+            return
+        runner = SyncRunner(self, loaded, arguments)
+        with self._slots:
+            if self._sync_running >= SYNC_FLOWS_AT_ONCE:
+                self._queued.append(runner)
+                self.runners[execution.exec_id] = runner
+                return
+            self._sync_running += 1
+        self._begin(runner)
+
+    def _begin(self, runner: Runner) -> None:
+        self.runners[runner.execution.exec_id] = runner
+        runner.begin()
+
+    def _free_slot(self) -> None:
+        with self._slots:
+            if not self._queued:
+                self._sync_running -= 1
+                return
+            runner = self._queued.popleft()
+        self._begin(runner)
+
+    def ending(self, exec_id: str) -> "asyncio.Future[Ending] | None":
+        """The end of an execution that runs here; None when it does not."""
+        if exec_id not in self.runners:
+            return None
+        future: asyncio.Future[Ending] = self.loop.create_future()
+        self._endings.setdefault(exec_id, []).append(future)
+        return future
+
+    # taking over
+
+    def look_now(self) -> None:
+        """Looks for work at once: something has become due."""
+        self._wake.set()
+
+    async def _poll_for_ever(self) -> None:
+        interval = min(1.0, self.lease_seconds / 4)
+        while True:
+            try:
+                await self._poll()
+            except JournalError as error:
+                report(LogEvent.POLL_FAILED, error=str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), interval)
+            self._wake.clear()
+
+    async def _poll(self) -> None:
+        names = self.registry.names
+        if not names:
+            return
+        asked_at = time.monotonic()
+        query = ClaimQuery(category=CATEGORY, names=names, claim=self.claim, limit=CLAIMED_AT_ONCE)
+        for head, lease in await self.journal.claim(query):
+            await self._take(head, lease, asked_at)
+
+    async def take_over(self, exec_id: str) -> bool:
+        """Claims one execution that nobody runs; False when somebody does, or it is not due."""
+        asked_at = time.monotonic()
+        query = ClaimQuery(
+            category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
+        )
+        for head, lease in await self.journal.claim(query):
+            self._unloadable.pop(exec_id, None)
+            await self._take(head, lease, asked_at)
+            return True
+        return False
+
+    def why_not(self, exec_id: str) -> str | None:
+        """Why this process cannot run an execution; None when it can, or has not tried."""
+        return self._unloadable.get(exec_id)
+
+    async def _take(self, head: Head, lease: Lease, asked_at: float) -> None:
+        exec_id = exec_id_of(head.stream)
+        if exec_id in self._unloadable or exec_id in self.runners:
+            await self._release(lease)
+            return
+        try:
+            await self._load_and_run(exec_id, head, lease, asked_at)
+        except StaleLease:
+            return
+        except KitaruError as error:
+            self._unloadable[exec_id] = str(error)
+            report(LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=str(error))
+            await self._release(lease)
+
+    async def _load_and_run(self, exec_id: str, head: Head, lease: Lease, asked_at: float) -> None:
+        recorded = await self.journal.read_stream(head.stream)
+        facts = [(fact.version, fact.recorded_at, decode_event(fact)) for fact in recorded]
+        started = facts[0][2]
+        assert isinstance(started, ExecutionStarted)
+        state = fold(ABSENT, [event for _, _, event in facts])
+        if state.status is not ExecutionStatus.RUNNING:
+            await self._release(lease)
+            return
+        definition = self.registry.find(started.source)
+        arguments = await self._arguments(started, definition)
+        execution = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
+        if head.owner is not None and not await self._recovered(execution, head.owner):
+            return
+        main = main_module_of(started.source.file) if started.source.module == "__main__" else None
+        self.run(Loaded(definition, execution, facts, main), arguments, asked_at)
+
+    async def _recovered(self, execution: OwnedExecution, previous: str) -> bool:
+        """Counts a take-over; False when it was one too many, and the execution has failed."""
+        for event in decide(execution.state, Recover(previous, RECOVERY_LIMIT)):
+            execution.put(Outgoing(event))
+        await execution.flush()
+        facts = {
+            "exec_id": execution.exec_id,
+            "flow": execution.state.flow,
+            "recoveries": execution.state.recoveries,
+        }
+        if execution.state.is_finished:
+            report(LogEvent.EXECUTION_RECOVERED_TOO_OFTEN, **facts)
+            return False
+        report(LogEvent.EXECUTION_TAKEN_OVER, previous_owner=previous, **facts)
+        return True
+
+    async def _arguments(
+        self, started: ExecutionStarted, definition: FlowDefinition
+    ) -> dict[str, Any]:
+        stored = started.arguments
+        data: Any = stored.json
+        if stored.blob is not None:
+            data = await self.journal.get_blob(stored.blob)
+        arguments: dict[str, Any] = self.codec.decode(data, definition.types)
+        return arguments
+
+    async def _release(self, lease: Lease) -> None:
+        self._heartbeat.remove(lease.stream)
+        try:
+            await self.journal.release(lease)
+        except JournalError as error:
+            # It runs out by itself; only later.
+            report(LogEvent.LEASE_NOT_RELEASED, error=str(error))
+
+    # news
+
+    def _on_commit(self, events: Sequence[RecordedEvent]) -> None:
+        if not events:
+            self._notice_all()
+            return
+        for event in events:
+            if event.epoch == 0:
+                self._notice(exec_id_of(event.stream))
+
+    def _notice(self, exec_id: str) -> None:
+        runner = self.runners.get(exec_id)
+        if runner is not None:
+            runner.notice()
+
+    def _notice_all(self) -> None:
+        """Another process has written, perhaps to one of ours: every runner looks, in turn."""
+        if not self._to_notice:
+            self._to_notice.extend(self.runners)
+        if self._noticing is None and self._to_notice:
+            self._noticing = self.loop.call_later(NOTICE_SECONDS, self._notice_some)
+
+    def _notice_some(self) -> None:
+        self._noticing = None
+        for _ in range(min(NOTICED_AT_ONCE, len(self._to_notice))):
+            self._notice(self._to_notice.popleft())
+        if self._to_notice:
+            self._noticing = self.loop.call_later(NOTICE_SECONDS, self._notice_some)
+
+    def _lease_lost(self, lease: Lease) -> None:
+        self._call_soon(self._stop_lost, lease)
+
+    def _stop_lost(self, lease: Lease) -> None:
+        runner = self.runners.get(exec_id_of(lease.stream))
+        if runner is None or runner.execution.lease.epoch != lease.epoch:
+            return
+        report(LogEvent.LEASE_LOST, exec_id=runner.execution.exec_id, epoch=lease.epoch)
+        runner.stop()
+        self._forget(runner, None, None)
+
+    def _call_soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        try:
+            self.loop.call_soon_threadsafe(functools.partial(function, *arguments))
+        except RuntimeError:
+            # The loop has been closed: the process ends, and nobody needs the news.
+            if not self._closing:
+                raise
+
+
+def _set_result(future: "asyncio.Future[Any]", result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _renewal_failed(error: JournalError, executions: int) -> None:
+    report(LogEvent.LEASE_RENEWAL_FAILED, executions=executions, error=str(error))

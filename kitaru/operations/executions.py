@@ -1,0 +1,447 @@
+"""Starting, following and steering executions."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from journal import (
+    Append,
+    ClaimQuery,
+    Head,
+    HeadQuery,
+    JournalError,
+    RecordedEvent,
+    StaleLease,
+    WrongExpectedVersion,
+)
+from kitaru.bootstrap import Runtime
+from kitaru.domain.execution.commands import Cancel, Command, ConfirmCancel, Reopen, Start
+from kitaru.domain.execution.decide import decide
+from kitaru.domain.execution.events import (
+    ExecutionCancelled,
+    ExecutionCompleted,
+    ExecutionDiverged,
+    ExecutionEvent,
+    ExecutionFailed,
+    ExecutionStarted,
+    FrozenOptions,
+    SourceReference,
+)
+from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.engine.calls import checked_id
+from kitaru.engine.codec import TypeScope, digest
+from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.executions import (
+    CATEGORY,
+    OwnedExecution,
+    fold,
+    head_of,
+    new_event,
+    stream_of,
+)
+from kitaru.engine.failures import revive
+from kitaru.engine.runner import Loaded
+from kitaru.engine.upcasts import decode_event
+from kitaru.engine.values import stored
+from kitaru.errors import (
+    KitaruBackendError,
+    KitaruCancelledError,
+    KitaruDivergenceError,
+    KitaruExecutionError,
+    KitaruRuntimeError,
+    KitaruStateError,
+    KitaruTimeoutError,
+    KitaruUserCodeError,
+    KitaruUsageError,
+)
+from kitaru.status import ExecutionStatus, FailureOrigin
+
+KEY_NAMESPACE = uuid.UUID("6b697461-7275-5000-8000-6b6579730000")
+RECHECK_SECONDS = 2.0
+ATTEMPTS_AT_A_RACE = 20
+
+
+class Prepared(Struct, frozen=True):
+    """An execution that is about to start."""
+
+    exec_id: str
+    definition: FlowDefinition
+    reference: SourceReference
+    event: ExecutionStarted
+    state: ExecutionState
+    append: Append
+    arguments: dict[str, Any]
+    """As a replay would read them."""
+
+
+def prepare(
+    runtime: Runtime,
+    definition: FlowDefinition,
+    reference: SourceReference,
+    fingerprint: str,
+    named: dict[str, Any],
+    options: FrozenOptions,
+    idempotency_key: str | None,
+) -> Prepared:
+    """Everything of a start but the append.
+
+    Raises KitaruSerializationError for an argument that cannot be kept, KitaruUsageError for a bad
+    idempotency key.
+    """
+    data, arguments = runtime.codec.roundtrip(named, where="arguments", types=definition.types)
+    value, blobs = stored(data)
+    exec_id = _exec_id(definition.name, idempotency_key)
+    event = ExecutionStarted(
+        flow=definition.name,
+        source=reference,
+        arguments=value,
+        arguments_digest=digest(data),
+        asynchronous=definition.asynchronous,
+        fingerprint=fingerprint,
+        options=options,
+        idempotency_key=idempotency_key,
+    )
+    (event,) = decide(ABSENT, Start(event))  # type: ignore[assignment]
+    state = fold(ABSENT, [event])
+    append = Append(
+        stream=stream_of(exec_id),
+        events=(new_event(event),),
+        expected_version=0,
+        head=head_of(state),
+        claim=runtime.worker.claim,
+        blobs=blobs,
+    )
+    return Prepared(exec_id, definition, reference, event, state, append, arguments)
+
+
+def _exec_id(flow: str, key: str | None) -> str:
+    if key is None:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(KEY_NAMESPACE, f"{flow}\0{checked_id(key, 'An idempotency key')}"))
+
+
+def start_blocking(runtime: Runtime, prepared: Prepared) -> None:
+    """Starts an execution from a thread; returns once it is durable."""
+    asked_at = time.monotonic()
+    try:
+        appended = runtime.journal.append_blocking(prepared.append)
+    except (WrongExpectedVersion, StaleLease):
+        first = asyncio.run_coroutine_threadsafe(
+            runtime.journal.read_stream(prepared.append.stream, limit=1), runtime.loop
+        ).result()
+        _check_same_start(prepared, first)
+        return
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+    if prepared.definition.asynchronous:
+        runtime.loop.call_soon_threadsafe(
+            _run_started, runtime, prepared, appended.events, appended.lease, asked_at
+        )
+    else:
+        _run_started(runtime, prepared, appended.events, appended.lease, asked_at)
+
+
+async def start(runtime: Runtime, prepared: Prepared) -> None:
+    """Starts an execution on the runtime's loop; returns once it is durable."""
+    asked_at = time.monotonic()
+    try:
+        appended = await runtime.journal.append(prepared.append)
+    except (WrongExpectedVersion, StaleLease):
+        first = await runtime.journal.read_stream(prepared.append.stream, limit=1)
+        _check_same_start(prepared, first)
+        return
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+    _run_started(runtime, prepared, appended.events, appended.lease, asked_at)
+
+
+def _run_started(
+    runtime: Runtime,
+    prepared: Prepared,
+    recorded: Sequence[RecordedEvent],
+    lease: Any,
+    asked_at: float,
+) -> None:
+    runtime.worker.registry.serve(prepared.reference, prepared.definition)
+    execution = OwnedExecution(runtime.journal, prepared.exec_id, prepared.state, 1, lease)
+    facts = [(1, recorded[0].recorded_at, prepared.event)]
+    runtime.worker.run(Loaded(prepared.definition, execution, facts), prepared.arguments, asked_at)
+
+
+def _check_same_start(prepared: Prepared, recorded: Sequence[RecordedEvent]) -> None:
+    """The same key with the same input is the same execution; with another it is a conflict."""
+    first = decode_event(recorded[0])
+    assert isinstance(first, ExecutionStarted)
+    if first.arguments_digest != prepared.event.arguments_digest:
+        raise KitaruStateError(
+            f"The idempotency key {prepared.event.idempotency_key!r} of flow "
+            f"{prepared.definition.name!r} belongs to execution {prepared.exec_id}, which was "
+            "started with other arguments. Use another key, or the same arguments."
+        )
+
+
+# following
+
+
+async def status_of(runtime: Runtime, exec_id: str) -> ExecutionStatus:
+    """Where the execution stands now. Raises KitaruStateError when there is none."""
+    return ExecutionStatus((await _head(runtime, exec_id)).state)
+
+
+async def _head(runtime: Runtime, exec_id: str) -> Head:
+    try:
+        head = await runtime.journal.head(stream_of(exec_id))
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+    if head is None:
+        raise KitaruStateError(
+            f"There is no execution {exec_id} in {runtime.journal.location}. `kitaru executions "
+            "list` shows what there is."
+        )
+    return head
+
+
+async def ending_of(runtime: Runtime, exec_id: str, timeout: float | None) -> ExecutionEvent:
+    """Waits for the event that ends the execution, or stops it until somebody acts.
+
+    Raises KitaruTimeoutError after `timeout` seconds; the execution goes on.
+    """
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout):
+            return await _ending(runtime, exec_id)
+    except TimeoutError:
+        raise KitaruTimeoutError(
+            exec_id=exec_id,
+            timeout_seconds=timeout or 0.0,
+            elapsed_seconds=time.monotonic() - began,
+            last_status=await status_of(runtime, exec_id),
+        ) from None
+
+
+async def _ending(runtime: Runtime, exec_id: str) -> ExecutionEvent:
+    here = runtime.worker.ending(exec_id)
+    if here is not None:
+        event, error = await here
+        if error is not None:
+            raise _backend_error(exec_id, error)
+        if event is not None:
+            return event
+    changed = asyncio.Event()
+    stop = runtime.journal.watch(stream_of(exec_id), lambda _: changed.set())
+    try:
+        while True:
+            changed.clear()
+            head = await _head(runtime, exec_id)
+            if head.state not in _GOING_ON:
+                return await _last_event(runtime, head)
+            try:
+                await asyncio.wait_for(changed.wait(), RECHECK_SECONDS)
+            except TimeoutError:
+                continue
+    finally:
+        stop()
+
+
+_GOING_ON = frozenset({ExecutionStatus.RUNNING, ExecutionStatus.WAITING})
+_ENDS = (ExecutionCompleted, ExecutionFailed, ExecutionCancelled, ExecutionDiverged)
+
+
+async def _last_event(runtime: Runtime, head: Head) -> ExecutionEvent:
+    after = max(0, head.version - 50)
+    while True:
+        recorded = await runtime.journal.read_stream(head.stream, after=after)
+        ends = [event for event in map(decode_event, recorded) if isinstance(event, _ENDS)]
+        if ends:
+            return ends[-1]
+        if after == 0:
+            raise KitaruBackendError(
+                f"{head.stream} is {head.state}, but no event of it says so: the journal is "
+                "damaged. `kitaru journal verify` tells where."
+            )
+        after = 0
+
+
+def _backend_error(exec_id: str, error: Exception) -> KitaruRuntimeError:
+    if isinstance(error, JournalError):
+        failed = KitaruBackendError(
+            f"The journal let execution {exec_id} down: {error}. What is recorded is safe, and the "
+            "execution goes on from there once the journal can be written again."
+        )
+    elif isinstance(error, KitaruRuntimeError):
+        return error
+    else:
+        failed = KitaruBackendError(
+            f"The engine failed while it ran execution {exec_id}: {error!r}. What is recorded is "
+            "safe, and the execution goes on from there with the next runner."
+        )
+    failed.__cause__ = error
+    return failed
+
+
+async def outcome_of(
+    runtime: Runtime, exec_id: str, event: ExecutionEvent, types: TypeScope
+) -> Any:
+    """The flow's result, or the error that stands for how the execution ended."""
+    match event:
+        case ExecutionCompleted(result=result):
+            data: Any = result.json
+            if result.blob is not None:
+                data = await runtime.journal.get_blob(result.blob)
+            return runtime.codec.decode(data, types)
+        case ExecutionFailed(error=error, origin=origin):
+            kind = (
+                KitaruUserCodeError if origin == FailureOrigin.USER_CODE else KitaruExecutionError
+            )
+            raise kind(
+                error.message,
+                exec_id=exec_id,
+                status=ExecutionStatus.FAILED,
+                failure_origin=FailureOrigin(origin),
+            ) from revive(error, runtime.codec)
+        case ExecutionCancelled(reason=reason):
+            raise KitaruCancelledError(
+                f"Execution {exec_id} was cancelled" + (f": {reason}" if reason else "."),
+                exec_id=exec_id,
+                status=ExecutionStatus.CANCELLED,
+                failure_origin=FailureOrigin.UNKNOWN,
+            )
+        case ExecutionDiverged(report=report):
+            raise KitaruDivergenceError(
+                report,
+                exec_id=exec_id,
+                status=ExecutionStatus.DIVERGED,
+                failure_origin=FailureOrigin.DIVERGENCE,
+            )
+        case _:
+            raise AssertionError(event)
+
+
+# steering
+
+
+async def cancel(runtime: Runtime, exec_id: str, reason: str = "") -> None:
+    """Asks the execution to end; its body may still run its handlers. Twice is as good as once.
+
+    Raises KitaruStateError when it has ended otherwise.
+    """
+    await _append_decided(runtime, exec_id, Cancel(reason))
+    runtime.worker.look_now()
+
+
+async def force_cancel(runtime: Runtime, exec_id: str) -> None:
+    """Ends an execution that nobody can run any more, without its handlers.
+
+    Raises KitaruStateError when a runner has it.
+    """
+    await cancel(runtime, exec_id)
+    claimed = await runtime.journal.claim(
+        ClaimQuery(
+            category=CATEGORY,
+            names=(),
+            claim=runtime.worker.claim,
+            limit=1,
+            stream=stream_of(exec_id),
+        )
+    )
+    if not claimed:
+        raise KitaruStateError(
+            f"Execution {exec_id} is being run by {(await _head(runtime, exec_id)).owner}, which "
+            "will cancel it. Stop that process first to cancel it by force."
+        )
+    _, lease = claimed[0]
+    recorded = await runtime.journal.read_stream(stream_of(exec_id))
+    state = fold(ABSENT, [decode_event(fact) for fact in recorded])
+    (event,) = decide(state, ConfirmCancel())
+    await runtime.journal.append(
+        Append(
+            stream=stream_of(exec_id),
+            events=(new_event(event),),
+            expected_version=recorded[-1].version,
+            head=head_of(fold(state, [event])),
+            lease=lease,
+            release=True,
+        )
+    )
+
+
+async def reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
+    """Another attempt for a failed execution (``retry``) or a diverged one (``resume``).
+
+    Raises KitaruStateError when the execution is in another state.
+    """
+    await _append_decided(runtime, exec_id, Reopen(reason))
+    runtime.worker.look_now()
+
+
+async def resume(runtime: Runtime, exec_id: str) -> None:
+    """Runs an unfinished execution that nobody runs in this process, a diverged one anew.
+
+    Raises KitaruStateError when it has ended, or another process is running it.
+    """
+    status = await status_of(runtime, exec_id)
+    if status is ExecutionStatus.DIVERGED:
+        await reopen(runtime, exec_id, "resume")
+    elif status.is_finished:
+        raise KitaruStateError(
+            f"Execution {exec_id} is already {status}; there is nothing to resume."
+        )
+    if exec_id in runtime.worker.runners:
+        return
+    if not await runtime.worker.take_over(exec_id):
+        owner = (await _head(runtime, exec_id)).owner
+        raise KitaruStateError(
+            f"Execution {exec_id} is being run by {owner}. If that process is gone, its lease runs "
+            "out within the lease time, and you can resume then."
+        )
+    refused = runtime.worker.why_not(exec_id)
+    if refused is not None:
+        raise KitaruUsageError(refused)
+
+
+async def _append_decided(runtime: Runtime, exec_id: str, command: Command) -> None:
+    stream = stream_of(exec_id)
+    await _head(runtime, exec_id)
+    for _ in range(ATTEMPTS_AT_A_RACE):
+        recorded = await runtime.journal.read_stream(stream)
+        state = fold(ABSENT, [decode_event(fact) for fact in recorded])
+        events = decide(state, command)
+        if not events:
+            return
+        append = Append(
+            stream=stream,
+            events=tuple(map(new_event, events)),
+            expected_version=recorded[-1].version,
+            head=head_of(fold(state, events)),
+        )
+        try:
+            await runtime.journal.append(append)
+        except WrongExpectedVersion:
+            continue
+        except JournalError as error:
+            raise KitaruBackendError(str(error)) from error
+        return
+    raise KitaruBackendError(f"Execution {exec_id} changes too fast to be steered; try again.")
+
+
+async def find_id(runtime: Runtime, exec_id: str) -> str:
+    """The full id that an id or an unambiguous beginning of one stands for.
+
+    Raises KitaruStateError when there is none, KitaruUsageError when there are several.
+    """
+    wanted = checked_id(exec_id, "An execution id")
+    heads = await runtime.journal.heads(
+        HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)
+    )
+    found = [head.stream.removeprefix(f"{CATEGORY}-") for head in heads]
+    if wanted in found:
+        return wanted
+    if len(found) > 1:
+        raise KitaruUsageError(f"{wanted!r} could be {', '.join(sorted(found))}; write more of it.")
+    if not found:
+        await _head(runtime, wanted)
+    return found[0]

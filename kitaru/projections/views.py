@@ -1,0 +1,138 @@
+"""What people see of an execution: frozen read models, rebuildable from the journal at any time."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import Struct
+
+from kitaru.domain.execution.events import FrozenOptions, SourceReference
+from kitaru.domain.values import StoredValue
+from kitaru.status import ExecutionStatus, FailureOrigin
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """The root of the read models. Instants are aware and in UTC."""
+
+
+class FailureInfo(View, frozen=True, kw_only=True):
+    """Why something failed."""
+
+    message: str
+    """The exception's own text."""
+    exception_type: str
+    """``module.Qualified.Name``; builtins without their module."""
+    origin: FailureOrigin
+    traceback: str = ""
+    """As Python prints it; empty where only a summary was read."""
+    site: str = ""
+    """``file:line`` where it was raised, when known."""
+    call_id: str | None = None
+    """The checkpoint call whose failure ended the execution, when one did."""
+
+
+class Timed(View, frozen=True, kw_only=True):
+    """Something that begins and, mostly, ends."""
+
+    status: ExecutionStatus
+    started_at: datetime
+    ended_at: datetime | None = None
+
+    @property
+    def duration(self) -> timedelta | None:
+        """From its start to its end; None while it goes on."""
+        return None if self.ended_at is None else self.ended_at - self.started_at
+
+
+class CheckpointAttempt(Timed, frozen=True, kw_only=True):
+    """One try of a checkpoint's body."""
+
+    attempt_id: str
+    number: int
+    """From 1."""
+    failure: FailureInfo | None = None
+    retry_at: datetime | None = None
+    """When the next attempt is due, after a failure that is tried again."""
+
+
+class CheckpointCall(Timed, frozen=True, kw_only=True):
+    """One durable call, however many attempts it took.
+
+    While it waits for its next attempt its status is ``waiting``.
+    """
+
+    call_id: str
+    """The call's path, such as ``fetch#2`` or ``task[1]/fetch``."""
+    name: str
+    checkpoint_type: str | None = None
+    """The label that the decorator gave, such as ``llm_call``."""
+    attempts: tuple[CheckpointAttempt, ...] = ()
+    metadata: dict[str, Any] = {}
+    failure: FailureInfo | None = None
+    """That of its last attempt, unless a later one succeeded."""
+    site: str = ""
+    """``file:line`` of the call."""
+    arguments: StoredValue | None = None
+    """None where only their digest was kept."""
+    result: StoredValue | None = None
+
+    @property
+    def type(self) -> str | None:
+        """The label that the decorator gave."""
+        return self.checkpoint_type
+
+
+class ArtifactRef(View, frozen=True, kw_only=True):
+    """A value that was saved under a name."""
+
+    artifact_id: str
+    """``<exec_id>/<version of its event>``."""
+    name: str
+    kind: str
+    """What it was saved as, such as ``output``."""
+    producing_call: str
+    """The path of the call that saved it."""
+    saved_at: datetime
+    value: StoredValue
+    tags: tuple[str, ...] = ()
+
+
+class Execution(Timed, frozen=True, kw_only=True):
+    """One durable run of a flow.
+
+    In a summary, as lists give it, `checkpoints`, `artifacts`, `metadata`, `arguments`, `result`
+    and `source` are empty, and a failure has neither traceback nor site.
+    """
+
+    exec_id: str
+    flow_name: str
+    updated_at: datetime
+    status_reason: str | None = None
+    """Why it stands where it stands."""
+    failure: FailureInfo | None = None
+    """Why it failed or diverged."""
+    attempt: int = 1
+    """The flow attempt that runs or ran last, from 1."""
+    recoveries: int = 0
+    """Take-overs after a crash since the last recorded progress; they are limited."""
+    takeovers: int | None = None
+    """All take-overs; None in a summary."""
+    owner: str | None = None
+    """Who runs it, or ran it when it was last heard of: alive until `lease_until`."""
+    lease_until: datetime | None = None
+    due_at: datetime | None = None
+    """When it goes on, while it waits for a time."""
+    cancel_requested: bool = False
+    metadata: dict[str, Any] = {}
+    checkpoints: tuple[CheckpointCall, ...] = ()
+    artifacts: tuple[ArtifactRef, ...] = ()
+    arguments: StoredValue | None = None
+    """A list of [positional arguments, keyword arguments]."""
+    result: StoredValue | None = None
+    options: FrozenOptions | None = None
+    source: SourceReference | None = None
+    original_exec_id: str | None = None
+    """The execution that this one is a fork of."""
+    version: int = 0
+    """How many events it has."""
+    unknown: tuple[str, ...] = ()
+    """What this version could not read, in words. With anything here the execution is read-only."""

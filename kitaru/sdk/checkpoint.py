@@ -1,0 +1,450 @@
+"""`@checkpoint`: an ordinary function whose result is recorded."""
+
+import asyncio
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kitaru.domain.execution.retry import Retry, retry_policy
+from kitaru.engine.async_runner import AsyncRunner
+from kitaru.engine.calls import Call, call_site, checked_id
+from kitaru.engine.context import flow_scope, scope
+from kitaru.engine.definitions import CheckpointDefinition
+from kitaru.engine.sync_runner import CallFuture, FutureLike, SyncRunner
+from kitaru.errors import (
+    KitaruContextError,
+    KitaruFeatureNotAvailableError,
+    KitaruUsageError,
+)
+from kitaru.sdk.flow import check_function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+CALL_OPTIONS = ("id", "after")
+RUNTIMES = ("inline", "isolated")
+
+
+class CheckpointFuture(FutureLike, Generic[R]):
+    """The outcome of a checkpoint that a sync flow has submitted.
+
+    It may be passed as an argument, alone or in a list, to other checkpoints.
+    """
+
+    __slots__ = ()
+
+    @property
+    def invocation_id(self) -> str:
+        """The call's path in its execution."""
+        return self.call_future.call.path
+
+    def result(self) -> R:
+        """Blocks until the checkpoint has ended; returns its value or raises its error."""
+        value: R = self.call_future.runner.result_of(self.call_future)
+        return value
+
+    def load(self) -> R:
+        """The same as `result`."""
+        return self.result()
+
+    def wait(self) -> None:
+        """Blocks until the checkpoint has ended, whichever way."""
+        self.call_future.runner.wait_for(self.call_future)
+
+    def done(self) -> NoReturn:
+        """Raises KitaruUsageError: the answer would be another one in a replay."""
+        self._refuse("done")
+
+    def running(self) -> NoReturn:
+        """Raises KitaruUsageError: the answer would be another one in a replay."""
+        self._refuse("running")
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise KitaruUsageError(
+            f"future.{name}() depends on how fast things are, so a replay could take another "
+            "branch. Use future.result() or future.wait()."
+        )
+
+    def __repr__(self) -> str:
+        return f"CheckpointFuture({self.invocation_id!r})"
+
+
+class CallOptions(Struct, frozen=True):
+    """What one call may be told beside its arguments."""
+
+    id: str | None = None
+    after: Any = None
+
+
+class _Source:
+    """A checkpoint's function and the options of its calls."""
+
+    __kitaru_checkpoint__ = True
+
+    def __init__(self, definition: CheckpointDefinition, options: CallOptions) -> None:
+        self.definition = definition
+        self._options = options
+        functools.update_wrapper(cast("Any", self), definition.function)
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name: that of its function."""
+        return self.definition.name
+
+    def _runner(self, what: str) -> AsyncRunner | SyncRunner:
+        if scope.get() is None:
+            raise KitaruContextError(f"Checkpoints can only run inside a @flow ({what} was not).")
+        runner: AsyncRunner | SyncRunner = flow_scope(what).runner
+        return runner
+
+    def _sync_runner(self, what: str) -> SyncRunner:
+        runner = self._runner(what)
+        if isinstance(runner, AsyncRunner):
+            fix = f"await {self.name}.aio(...)"
+            raise KitaruUsageError(
+                f"{what} would block the async flow it is called in; use `{fix}` instead."
+            )
+        return runner
+
+    def _async_runner(self, what: str) -> AsyncRunner:
+        runner = self._runner(what)
+        if isinstance(runner, SyncRunner):
+            raise KitaruUsageError(
+                f"{what} cannot be awaited in a sync flow; use `{self.name}.sync(...)` instead."
+            )
+        return runner
+
+    def _call_options(self, kwargs: dict[str, Any]) -> CallOptions:
+        given = {name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs}
+        options = replace(self._options, **given) if given else self._options
+        if options.id is not None:
+            checked_id(options.id, "A call's id")
+        return options
+
+    def _perform(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        runner = self._sync_runner(f"{self.name}()")
+        options = self._call_options(kwargs)
+        named = self.definition.binder.name_all(args, kwargs)
+        path = runner.new_path(self.name, options.id)
+        for future in _after(options.after):
+            runner.result_of(future)
+        return runner.perform(Call(self.definition, path, call_site(2), named))
+
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], site: str) -> CallFuture:
+        runner = self._sync_runner(f"{self.name}.submit()")
+        options = self._call_options(kwargs)
+        named = self.definition.binder.name_all(args, kwargs)
+        path = runner.new_path(self.name, options.id)
+        return runner.submit(Call(self.definition, path, site, named), _after(options.after))
+
+    def _perform_async(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], site: str
+    ) -> Coroutine[Any, Any, Any]:
+        runner = self._async_runner(f"{self.name}()")
+        options = self._call_options(kwargs)
+        named = self.definition.binder.name_all(args, kwargs)
+
+        def make(path: str) -> Call:
+            return Call(self.definition, path, site, named)
+
+        call = runner.new_call(make, self.name, options.id)
+        needed = _after_async(options.after)
+        return _after_all(runner, call, needed) if needed else runner.perform(call)
+
+    def _submit_async(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], site: str
+    ) -> "asyncio.Task[Any]":
+        runner = self._async_runner(f"{self.name}.submit()")
+        return runner.submit(self._perform_async(args, kwargs, site))
+
+
+class Checkpoint(_Source, Generic[P, R]):
+    """A recorded function. In a sync flow it is called directly; `aio` is for async flows."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the function once for this place in the flow, and for ever after gives its result.
+
+        Beside the function's own arguments it takes ``id=`` (the call's path, unique in the
+        execution) and ``after=`` (futures to wait for first); `with_options` is the way that type
+        checkers follow. Raises what the function raised; KitaruContextError outside a flow or inside
+        another checkpoint; KitaruSerializationError for values that cannot be kept.
+        """
+        result: R = self._perform(args, dict(kwargs))
+        return result
+
+    def submit(self, *args: Any, **kwargs: Any) -> CheckpointFuture[R]:
+        """Starts the call on another thread and returns a future; arguments may be futures."""
+        return CheckpointFuture(self._submit(args, kwargs, call_site(1)))
+
+    def map(self, *args: Any, after: Any = None, **kwargs: Any) -> list[CheckpointFuture[R]]:
+        """Submits one call for each item of the positional arguments, taken in step.
+
+        Keyword arguments, texts, bytes and dicts are the same for every call. Raises
+        KitaruUsageError when the arguments have different lengths, or none can be iterated.
+        """
+        site = call_site(1)
+        return [
+            CheckpointFuture(self._submit(row, {**kwargs, **_given(after)}, site))
+            for row in _in_step(self.name, _loaded(args))
+        ]
+
+    def product(self, *args: Any, after: Any = None, **kwargs: Any) -> list[CheckpointFuture[R]]:
+        """Submits one call for each combination of the items of the positional arguments."""
+        site = call_site(1)
+        return [
+            CheckpointFuture(self._submit(row, {**kwargs, **_given(after)}, site))
+            for row in _combined(self.name, _loaded(args))
+        ]
+
+    def with_options(self, *, id: str | None = None, after: Any = None) -> "Checkpoint[P, R]":  # noqa: A002
+        """The same checkpoint for a call with this id, or after these futures."""
+        return Checkpoint(self.definition, CallOptions(id, after))
+
+    @property
+    def aio(self) -> "AsyncCheckpoint[P, R]":
+        """The same checkpoint for async flows; the function runs on a worker thread."""
+        return AsyncCheckpoint(self.definition, self._options)
+
+    @property
+    def sync(self) -> "Checkpoint[P, R]":
+        """This checkpoint itself."""
+        return self
+
+
+class AsyncCheckpoint(_Source, Generic[P, R]):
+    """A recorded coroutine function. In an async flow it is awaited; `sync` is for sync flows."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Fixes the call's place in the flow; awaiting it runs the function, or gives its result.
+
+        Takes and raises what `Checkpoint` does.
+        """
+        return self._perform_async(args, dict(kwargs), call_site(1))
+
+    def submit(self, *args: Any, **kwargs: Any) -> "asyncio.Task[R]":
+        """Starts the call and returns a task; arguments may be tasks."""
+        return self._submit_async(args, kwargs, call_site(1))
+
+    def map(self, *args: Any, after: Any = None, **kwargs: Any) -> "list[asyncio.Task[R]]":
+        """Submits one call for each item of the positional arguments, taken in step.
+
+        Keyword arguments, texts, bytes and dicts are the same for every call. Raises
+        KitaruUsageError when the arguments have different lengths, or none can be iterated.
+        """
+        site = call_site(1)
+        return [
+            self._submit_async(row, {**kwargs, **_given(after)}, site)
+            for row in _in_step(self.name, args)
+        ]
+
+    def product(self, *args: Any, after: Any = None, **kwargs: Any) -> "list[asyncio.Task[R]]":
+        """Submits one call for each combination of the items of the positional arguments."""
+        site = call_site(1)
+        return [
+            self._submit_async(row, {**kwargs, **_given(after)}, site)
+            for row in _combined(self.name, args)
+        ]
+
+    def with_options(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002
+        after: Any = None,
+    ) -> "AsyncCheckpoint[P, R]":
+        """The same checkpoint for a call with this id, or after these tasks."""
+        return AsyncCheckpoint(self.definition, CallOptions(id, after))
+
+    @property
+    def aio(self) -> "AsyncCheckpoint[P, R]":
+        """This checkpoint itself."""
+        return self
+
+    @property
+    def sync(self) -> Checkpoint[P, R]:
+        """The same checkpoint for sync flows; the coroutine runs on the runtime's loop."""
+        return Checkpoint(self.definition, self._options)
+
+
+class CheckpointOptions(Struct, frozen=True):
+    """What was said at a checkpoint's decoration."""
+
+    policy: Retry
+    type: str | None
+    record_inputs: bool | None
+
+
+class CheckpointDecorator:
+    """``@checkpoint(...)`` with options, waiting for its function."""
+
+    def __init__(self, options: CheckpointOptions) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> AsyncCheckpoint[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Checkpoint[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Makes the function a checkpoint."""
+        return _define(function, self._options)
+
+
+@overload
+def checkpoint(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCheckpoint[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def checkpoint(function: Callable[P, R], /) -> Checkpoint[P, R]: ...
+@overload
+def checkpoint(
+    *,
+    retries: int | Retry = 0,
+    type: str | None = None,
+    runtime: str | None = None,
+    cache: bool | None = None,
+    record_inputs: str | None = None,
+) -> CheckpointDecorator: ...
+def checkpoint(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    retries: int | Retry = 0,
+    type: str | None = None,  # noqa: A002 - the seed's name
+    runtime: str | None = None,
+    cache: bool | None = None,
+    record_inputs: str | None = None,
+) -> Any:
+    """Makes a function a checkpoint, bare or with options.
+
+    `retries` is how often it is tried again after it raised, or a `Retry` policy; `type` a free label
+    such as ``llm_call``; `cache` whether its results may be reused by other executions;
+    `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept). Raises
+    KitaruUsageError for a bad option or for what is not a function, and
+    KitaruFeatureNotAvailableError for ``runtime="isolated"``.
+    """
+    options = CheckpointOptions(
+        policy=retry_policy(retries, whose="Checkpoint"),
+        type=type,
+        record_inputs=_record_inputs(record_inputs),
+    )
+    _check_runtime(runtime)
+    if cache is not None and not isinstance(cache, bool):
+        raise KitaruUsageError(f"Checkpoint cache must be True, False or None, not {cache!r}.")
+    return CheckpointDecorator(options) if function is None else _define(function, options)
+
+
+def _define(function: Callable[..., Any], options: CheckpointOptions) -> Any:
+    check_function(function, "checkpoint", CALL_OPTIONS)
+    asynchronous = inspect.iscoroutinefunction(function)
+    definition = CheckpointDefinition(
+        function,
+        asynchronous=asynchronous,
+        policy=options.policy,
+        type=options.type,
+        record_inputs=options.record_inputs,
+    )
+    wrapper = AsyncCheckpoint if asynchronous else Checkpoint
+    return wrapper(definition, CallOptions())
+
+
+def _record_inputs(given: str | None) -> bool | None:
+    known = {None: None, "always": True, "never": False}
+    if given not in known:
+        raise KitaruUsageError(
+            f'Checkpoint record_inputs must be "always", "never" or None, not {given!r}.'
+        )
+    return known[given]
+
+
+def _check_runtime(runtime: str | None) -> None:
+    if runtime is None:
+        return
+    if not isinstance(runtime, str) or runtime.lower() not in RUNTIMES:
+        raise KitaruUsageError(
+            f"Unsupported checkpoint runtime {runtime!r}. Expected one of: {', '.join(RUNTIMES)}."
+        )
+    if runtime.lower() == "isolated":
+        raise KitaruFeatureNotAvailableError(
+            'checkpoint(runtime="isolated") does not exist yet; every checkpoint runs inline.'
+        )
+
+
+def _given(after: Any) -> dict[str, Any]:
+    return {} if after is None else {"after": after}
+
+
+def _after(after: Any) -> list[CallFuture]:
+    if after is None:
+        return []
+    futures = after if isinstance(after, list | tuple) else [after]
+    if not all(isinstance(future, FutureLike) for future in futures):
+        raise KitaruUsageError("`after` must be a future or a sequence of futures, from .submit().")
+    return [future.call_future for future in futures]
+
+
+def _after_async(after: Any) -> "list[asyncio.Future[Any]]":
+    if after is None:
+        return []
+    futures = after if isinstance(after, list | tuple) else [after]
+    if not all(isinstance(future, asyncio.Future) for future in futures):
+        raise KitaruUsageError("`after` must be a task or a sequence of tasks, from .submit().")
+    return list(futures)
+
+
+async def _after_all(runner: AsyncRunner, call: Call, needed: "list[asyncio.Future[Any]]") -> Any:
+    for future in needed:
+        await future
+    return await runner.perform(call)
+
+
+def _loaded(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        arg.call_future.runner.result_of(arg.call_future) if isinstance(arg, FutureLike) else arg
+        for arg in args
+    )
+
+
+def _columns(name: str, args: tuple[Any, ...]) -> list[list[Any] | None]:
+    """The positional arguments as lists of items; None for one that is the same in every call."""
+    columns = [list(arg) if _is_iterated(arg) else None for arg in args]
+    if all(column is None for column in columns):
+        raise KitaruUsageError(f"{name}.map() and .product() need a list, or another iterable.")
+    return columns
+
+
+def _is_iterated(arg: Any) -> bool:
+    return isinstance(arg, Iterable) and not isinstance(
+        arg, str | bytes | bytearray | dict | asyncio.Future | set | frozenset
+    )
+
+
+def _in_step(name: str, args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    columns = _columns(name, args)
+    lengths = {len(column) for column in columns if column is not None}
+    if len(lengths) > 1:
+        raise KitaruUsageError(f"{name}.map() needs lists of one length, not of {sorted(lengths)}.")
+    count = lengths.pop()
+    return list(
+        zip(
+            *(
+                itertools.repeat(arg, count) if column is None else column
+                for arg, column in zip(args, columns, strict=True)
+            ),
+            strict=True,
+        )
+    )
+
+
+def _combined(name: str, args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    columns = _columns(name, args)
+    return list(
+        itertools.product(
+            *(
+                [arg] if column is None else column
+                for arg, column in zip(args, columns, strict=True)
+            )
+        )
+    )

@@ -1,0 +1,263 @@
+"""Looking at executions and steering them, from any process, without the flows' code."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
+
+from journal import HeadQuery, JournalError
+from kitaru.bootstrap import Runtime, current_runtime
+from kitaru.engine.codec import TypeScope
+from kitaru.engine.executions import CATEGORY, stream_of
+from kitaru.errors import (
+    KitaruBackendError,
+    KitaruFeatureNotAvailableError,
+    KitaruStateError,
+    KitaruUsageError,
+)
+from kitaru.operations import executions as operations
+from kitaru.projections.executions import execution_of, summary_of
+from kitaru.projections.views import Execution
+from kitaru.sdk.blocking import refuse_on_event_loop
+from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, on_loop
+from kitaru.status import ExecutionStatus
+
+T = TypeVar("T")
+PAGE_SIZE = 20
+
+
+class KitaruClient:
+    """For code that may block. It opens the configured journal and never runs a flow itself."""
+
+    @property
+    def executions(self) -> "Executions":
+        """The executions of the configured journal."""
+        return Executions()
+
+
+class AsyncKitaruClient:
+    """The same for async code."""
+
+    @property
+    def executions(self) -> "AsyncExecutions":
+        """The executions of the configured journal."""
+        return AsyncExecutions()
+
+
+class AsyncExecutions:
+    """What can be asked of executions; every id may be an unambiguous beginning of one."""
+
+    async def get(self, exec_id: str) -> Execution:
+        """One execution with its checkpoints, attempts, metadata and artifacts.
+
+        Raises KitaruStateError for an unknown id and KitaruUsageError for an ambiguous one.
+        """
+        return await _on_runtime(lambda runtime: _get(runtime, exec_id))
+
+    async def list(
+        self,
+        *,
+        flow: str | None = None,
+        status: str | None = None,
+        limit: int | None = None,
+        page: int | None = None,
+        size: int | None = None,
+    ) -> list[Execution]:
+        """Summaries, newest first: `limit` of them, or page number `page` (from 1) of `size`."""
+        wanted = _page(limit, page, size)
+        return await _on_runtime(lambda runtime: _list(runtime, flow, status, *wanted))
+
+    async def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
+        """The newest execution that matches. Raises KitaruStateError when there is none."""
+        return await _on_runtime(lambda runtime: _latest(runtime, flow, status))
+
+    async def handle(self, exec_id: str) -> AsyncFlowHandle[Any]:
+        """A handle on an execution. It needs no import of the flow: classes that only the flow
+        knows come as `RecordedObject`."""
+        runtime = current_runtime()
+        full_id = await on_loop(runtime, lambda: _find(runtime, exec_id))
+        return AsyncFlowHandle(runtime, full_id, TypeScope.of())
+
+    async def cancel(self, exec_id: str, reason: str = "") -> Execution:
+        """Asks an execution to end. Twice is as good as once.
+
+        Its body gets the request at its next durable step and may run handlers. Raises
+        KitaruStateError when it has already ended otherwise.
+        """
+        return await _on_runtime(
+            lambda runtime: _steer(runtime, exec_id, operations.cancel, reason)
+        )
+
+    async def force_cancel(self, exec_id: str) -> Execution:
+        """Ends an execution that nobody runs, without its handlers."""
+        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, operations.force_cancel))
+
+    async def retry(self, exec_id: str) -> Execution:
+        """Re-opens a failed execution: completed calls are kept, the failed one is tried again.
+
+        It runs here when this process can load its flow, else wherever a worker serves it. Raises
+        KitaruStateError unless it has failed.
+        """
+        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, _retry))
+
+    async def resume(self, exec_id: str) -> Execution:
+        """Goes on with an execution that nobody runs, in this process.
+
+        Raises KitaruStateError when it has ended or another process runs it, and KitaruUsageError
+        when its flow cannot be loaded here.
+        """
+        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, operations.resume))
+
+    async def input(self, exec_id: str, *, wait: str, value: Any) -> NoReturn:
+        """Not available yet."""
+        raise KitaruFeatureNotAvailableError("Waits, and inputs for them, do not exist yet.")
+
+    async def replay(self, exec_id: str, **options: Any) -> NoReturn:
+        """Not available yet."""
+        raise KitaruFeatureNotAvailableError("executions.replay() does not exist yet.")
+
+
+class Executions:
+    """What can be asked of executions; every id may be an unambiguous beginning of one."""
+
+    def __init__(self) -> None:
+        self._aio = AsyncExecutions()
+
+    def get(self, exec_id: str) -> Execution:
+        """One execution with its checkpoints, attempts, metadata and artifacts.
+
+        Raises KitaruStateError for an unknown id and KitaruUsageError for an ambiguous one.
+        """
+        return _block("executions.get()", lambda: self._aio.get(exec_id))
+
+    def list(
+        self,
+        *,
+        flow: str | None = None,
+        status: str | None = None,
+        limit: int | None = None,
+        page: int | None = None,
+        size: int | None = None,
+    ) -> list[Execution]:
+        """Summaries, newest first: `limit` of them, or page number `page` (from 1) of `size`."""
+        return _block(
+            "executions.list()",
+            lambda: self._aio.list(flow=flow, status=status, limit=limit, page=page, size=size),
+        )
+
+    def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
+        """The newest execution that matches. Raises KitaruStateError when there is none."""
+        return _block("executions.latest()", lambda: self._aio.latest(flow=flow, status=status))
+
+    def handle(self, exec_id: str) -> FlowHandle[Any]:
+        """A handle on an execution. It needs no import of the flow: classes that only the flow
+        knows come as `RecordedObject`."""
+        return _block("executions.handle()", lambda: self._aio.handle(exec_id)).sync
+
+    def cancel(self, exec_id: str, reason: str = "") -> Execution:
+        """Asks an execution to end; see `AsyncExecutions.cancel`."""
+        return _block("executions.cancel()", lambda: self._aio.cancel(exec_id, reason))
+
+    def force_cancel(self, exec_id: str) -> Execution:
+        """Ends an execution that nobody runs, without its handlers."""
+        return _block("executions.force_cancel()", lambda: self._aio.force_cancel(exec_id))
+
+    def retry(self, exec_id: str) -> Execution:
+        """Re-opens a failed execution; see `AsyncExecutions.retry`."""
+        return _block("executions.retry()", lambda: self._aio.retry(exec_id))
+
+    def resume(self, exec_id: str) -> Execution:
+        """Goes on with an execution that nobody runs; see `AsyncExecutions.resume`."""
+        return _block("executions.resume()", lambda: self._aio.resume(exec_id))
+
+    def input(self, exec_id: str, *, wait: str, value: Any) -> NoReturn:
+        """Not available yet."""
+        raise KitaruFeatureNotAvailableError("Waits, and inputs for them, do not exist yet.")
+
+    def replay(self, exec_id: str, **options: Any) -> NoReturn:
+        """Not available yet."""
+        raise KitaruFeatureNotAvailableError("executions.replay() does not exist yet.")
+
+
+async def _on_runtime(make: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
+    runtime = current_runtime()
+    try:
+        return await on_loop(runtime, lambda: make(runtime))
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+
+
+def _block(what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    refuse_on_event_loop(what, "use AsyncKitaruClient", depth=3)
+    runtime = current_runtime()
+    return asyncio.run_coroutine_threadsafe(make(), runtime.loop).result()
+
+
+async def _find(runtime: Runtime, exec_id: str) -> str:
+    return await operations.find_id(runtime, exec_id)
+
+
+async def _get(runtime: Runtime, exec_id: str) -> Execution:
+    stream = stream_of(await operations.find_id(runtime, exec_id))
+    recorded = await runtime.journal.read_stream(stream)
+    head = await runtime.journal.head(stream)
+    assert head is not None
+    return execution_of(head, recorded)
+
+
+async def _list(
+    runtime: Runtime, flow: str | None, status: str | None, skip: int, count: int
+) -> list[Execution]:
+    query = HeadQuery(
+        category=CATEGORY,
+        names=() if flow is None else (flow,),
+        states=() if status is None else (_status(status),),
+        limit=skip + count,
+    )
+    heads = await runtime.journal.heads(query)
+    return [summary_of(head) for head in heads[skip:]]
+
+
+async def _latest(runtime: Runtime, flow: str | None, status: str | None) -> Execution:
+    found = await _list(runtime, flow, status, 0, 1)
+    if not found:
+        raise KitaruStateError("There is no execution that matches.")
+    return await _get(runtime, found[0].exec_id)
+
+
+async def _steer(
+    runtime: Runtime,
+    exec_id: str,
+    operation: Callable[..., Coroutine[Any, Any, None]],
+    *arguments: Any,
+) -> Execution:
+    full_id = await operations.find_id(runtime, exec_id)
+    await operation(runtime, full_id, *arguments)
+    return await _get(runtime, full_id)
+
+
+async def _retry(runtime: Runtime, exec_id: str) -> None:
+    await operations.reopen(runtime, exec_id, "retry")
+
+
+def _page(limit: int | None, page: int | None, size: int | None) -> tuple[int, int]:
+    for name, value in (("limit", limit), ("page", page), ("size", size)):
+        if value is not None and (
+            not isinstance(value, int) or isinstance(value, bool) or value < 1
+        ):
+            raise KitaruUsageError(f"{name} must be a whole number from 1 on, not {value!r}.")
+    if limit is not None and (page is not None or size is not None):
+        raise KitaruUsageError("Give either limit, or page and size.")
+    if page is not None and size is None:
+        raise KitaruUsageError("page needs size as well.")
+    if limit is not None:
+        return 0, limit
+    per_page = size or PAGE_SIZE
+    return ((page or 1) - 1) * per_page, per_page
+
+
+def _status(status: str) -> ExecutionStatus:
+    try:
+        return ExecutionStatus(status)
+    except ValueError:
+        known = ", ".join(ExecutionStatus)
+        raise KitaruUsageError(f"There is no status {status!r}; there are: {known}.") from None

@@ -1,0 +1,335 @@
+"""`@flow`: an ordinary function becomes a durable one."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kitaru import settings
+from kitaru.bootstrap import Runtime, current_runtime
+from kitaru.domain.execution.events import FrozenOptions, SourceReference
+from kitaru.domain.execution.retry import checked_retries
+from kitaru.engine.context import FlowScope, scope
+from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.source import fingerprint_of, loading, reference_of
+from kitaru.errors import (
+    KitaruContextError,
+    KitaruFeatureNotAvailableError,
+    KitaruUsageError,
+)
+from kitaru.operations import executions
+from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RUN_OPTIONS = ("stack", "image", "cache", "retries", "idempotency_key")
+
+
+class RunOptions(Struct, frozen=True):
+    """What a run may be told beside the flow's own arguments."""
+
+    stack: Any = None
+    image: Any = None
+    cache: bool | None = None
+    retries: int | None = None
+    idempotency_key: str | None = None
+
+    def check(self, flow: str) -> None:
+        """Raises KitaruUsageError, or KitaruFeatureNotAvailableError for what does not exist yet."""
+        for name in ("stack", "image"):
+            if getattr(self, name) is not None:
+                raise KitaruFeatureNotAvailableError(
+                    f"Flow {flow!r}: {name}= does not exist yet; flows run in this process."
+                )
+        if self.cache is not None and not isinstance(self.cache, bool):
+            raise KitaruUsageError(
+                f"Flow {flow!r}: cache must be True or False, not {self.cache!r}."
+            )
+        if self.retries is not None:
+            checked_retries(self.retries, whose="Flow")
+
+
+class _Source:
+    """A flow's function, what was said at its decoration, and how its executions start."""
+
+    __kitaru_flow__ = True
+
+    def __init__(self, definition: FlowDefinition, options: RunOptions) -> None:
+        self.definition = definition
+        self._options = options
+        self._reference: SourceReference | None = None
+        self._fingerprint = ""
+        functools.update_wrapper(cast("Any", self), definition.function)
+
+    @property
+    def name(self) -> str:
+        """The flow's name: that of its function."""
+        return self.definition.name
+
+    @property
+    def reference(self) -> SourceReference:
+        """Where the flow's code is."""
+        if self._reference is None:
+            self._reference = reference_of(self.definition.function)
+            self._fingerprint = fingerprint_of(self.definition.function)
+        return self._reference
+
+    def _prepare(
+        self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> executions.Prepared:
+        options = self._options
+        given = {name: kwargs.pop(name) for name in RUN_OPTIONS if name in kwargs}
+        if given:
+            options = replace(options, **given)
+            options.check(self.name)
+        _check_place(self.name)
+        settings.require_available()
+        config = settings.resolve()
+        frozen = FrozenOptions(
+            retries=config.retries if options.retries is None else options.retries,
+            cache=config.cache if options.cache is None else options.cache,
+        )
+        return executions.prepare(
+            runtime,
+            self.definition,
+            self.reference,
+            self._fingerprint,
+            self.definition.binder.name_all(args, kwargs),
+            frozen,
+            options.idempotency_key,
+        )
+
+    def _start_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowHandle[Any]:
+        runtime = current_runtime()
+        prepared = self._prepare(runtime, args, kwargs)
+        executions.start_blocking(runtime, prepared)
+        return FlowHandle(runtime, prepared.exec_id, self.definition.types)
+
+    def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
+        runtime = current_runtime()
+        prepared = self._prepare(runtime, args, kwargs)
+        started: Future[None]
+        if runtime.on_own_loop:
+            started = _followed(runtime.loop.create_task(executions.start(runtime, prepared)))
+        else:
+            started = asyncio.run_coroutine_threadsafe(
+                executions.start(runtime, prepared), runtime.loop
+            )
+        return AsyncFlowHandle(runtime, prepared.exec_id, self.definition.types, started)
+
+    def deploy(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not available yet."""
+        raise KitaruFeatureNotAvailableError("my_flow.deploy() does not exist yet; use .run().")
+
+    def invoke(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not available yet."""
+        raise KitaruFeatureNotAvailableError("my_flow.invoke() does not exist yet; use .run().")
+
+    def replay(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not available yet."""
+        raise KitaruFeatureNotAvailableError("my_flow.replay() does not exist yet; use .run().")
+
+    def _refuse_call(self) -> NoReturn:
+        name = self.name
+        raise KitaruUsageError(
+            f"Direct flow calls are not supported. Use {name}.run(...) to start an execution, and "
+            f"{name}.run(...).wait() for its result."
+        )
+
+
+class Flow(_Source, Generic[P, R]):
+    """A durable function. `run` starts an execution of it; `aio` is the same for async code."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        """Raises KitaruUsageError: a flow is started with `run`."""
+        self._refuse_call()
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> FlowHandle[R]:
+        """Starts an execution in the background and returns once the start is durable.
+
+        Beside the flow's own arguments it takes ``retries=``, ``cache=`` and ``idempotency_key=``
+        (`with_options` is the way that type checkers follow). Raises KitaruUsageError for arguments
+        that do not fit, KitaruSerializationError for one that cannot be kept, KitaruStateError for
+        an idempotency key that was used with other arguments, KitaruBackendError when the journal
+        cannot be written.
+        """
+        return self._start_blocking(args, dict(kwargs))
+
+    def with_options(
+        self,
+        *,
+        retries: int | None = None,
+        cache: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> "Flow[P, R]":
+        """The same flow with other options for its runs; the original stays as it is."""
+        return Flow(
+            self.definition, _changed(self.name, self._options, retries, cache, idempotency_key)
+        )
+
+    @property
+    def aio(self) -> "AsyncFlow[P, R]":
+        """The same flow for async code: its `run` returns an `AsyncFlowHandle`."""
+        return AsyncFlow(self.definition, self._options)
+
+    @property
+    def sync(self) -> "Flow[P, R]":
+        """This flow itself."""
+        return self
+
+
+class AsyncFlow(_Source, Generic[P, R]):
+    """A durable coroutine function. `sync` is the same for code that may block."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        """Raises KitaruUsageError: a flow is started with `run`."""
+        self._refuse_call()
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> AsyncFlowHandle[R]:
+        """Submits an execution at once; ``await`` the handle to be sure that the start is durable.
+
+        Takes and raises what `Flow.run` does; what only the journal can tell is raised by the
+        handle when it is awaited.
+        """
+        return self._start_soon(args, dict(kwargs))
+
+    def with_options(
+        self,
+        *,
+        retries: int | None = None,
+        cache: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> "AsyncFlow[P, R]":
+        """The same flow with other options for its runs; the original stays as it is."""
+        return AsyncFlow(
+            self.definition, _changed(self.name, self._options, retries, cache, idempotency_key)
+        )
+
+    @property
+    def aio(self) -> "AsyncFlow[P, R]":
+        """This flow itself."""
+        return self
+
+    @property
+    def sync(self) -> Flow[P, R]:
+        """The same flow for code that may block: its `run` returns a `FlowHandle`."""
+        return Flow(self.definition, self._options)
+
+
+class FlowDecorator:
+    """``@flow(...)`` with options, waiting for its function."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> AsyncFlow[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Flow[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Makes the function a flow."""
+        return _define(function, self._options)
+
+
+@overload
+def flow(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncFlow[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def flow(function: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(
+    *,
+    stack: str | None = None,
+    image: Any = None,
+    cache: bool | None = None,
+    retries: int | None = None,
+) -> FlowDecorator: ...
+def flow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    stack: str | None = None,
+    image: Any = None,
+    cache: bool | None = None,
+    retries: int | None = None,
+) -> Any:
+    """Makes a function a durable flow, bare or with options.
+
+    A ``def`` becomes a `Flow`, an ``async def`` an `AsyncFlow`. `retries` is how often the body is
+    run again in the same execution after it raised (calls that completed are kept), `cache` whether
+    results of earlier executions may be reused. Raises KitaruUsageError for a bad option, for what is
+    not a function, and for a parameter whose name is one of `run`'s options.
+    """
+    options = RunOptions(stack=stack, image=image, cache=cache, retries=retries)
+    options.check(getattr(function, "__name__", "flow"))
+    return FlowDecorator(options) if function is None else _define(function, options)
+
+
+def _define(function: Callable[..., Any], options: RunOptions) -> Any:
+    check_function(function, "flow", RUN_OPTIONS)
+    asynchronous = inspect.iscoroutinefunction(function)
+    definition = FlowDefinition(function, asynchronous=asynchronous)
+    return AsyncFlow(definition, options) if asynchronous else Flow(definition, options)
+
+
+def check_function(function: object, decorator: str, reserved: tuple[str, ...]) -> None:
+    """Raises KitaruUsageError for what cannot be decorated."""
+    if not inspect.isfunction(function):
+        raise KitaruUsageError(f"@{decorator} needs a function, not {function!r}.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise KitaruUsageError(
+            f"@{decorator} {function.__name__}: a generator cannot be recorded; return a list."
+        )
+    taken = [name for name in reserved if name in inspect.signature(function).parameters]
+    if taken:
+        raise KitaruUsageError(
+            f"@{decorator} {function.__name__}: the parameter {taken[0]!r} has the name of an "
+            "option of the call; rename it."
+        )
+
+
+def _changed(
+    flow: str,
+    options: RunOptions,
+    retries: int | None,
+    cache: bool | None,
+    idempotency_key: str | None,
+) -> RunOptions:
+    given = {"retries": retries, "cache": cache, "idempotency_key": idempotency_key}
+    changed = replace(options, **{k: v for k, v in given.items() if v is not None})
+    changed.check(flow)
+    return changed
+
+
+def _check_place(name: str) -> None:
+    if isinstance(scope.get(), FlowScope):
+        raise KitaruContextError(
+            f"Flow {name!r} cannot be started from another flow's body: each replay would start it "
+            "again. Start it inside a @checkpoint."
+        )
+    loaded = loading()
+    if loaded is not None:
+        raise KitaruContextError(
+            f"Flow {name!r} would be started while {loaded} is being loaded for another execution. "
+            'Put the start behind `if __name__ == "__main__":`.'
+        )
+
+
+def _followed(task: "asyncio.Task[None]") -> "Future[None]":
+    """The task's outcome as a future that any thread can wait for."""
+    followed: Future[None] = Future()
+
+    def done(finished: "asyncio.Task[None]") -> None:
+        error = None if finished.cancelled() else finished.exception()
+        if error is not None:
+            followed.set_exception(error)
+        else:
+            followed.set_result(None)
+
+    task.add_done_callback(done)
+    return followed

@@ -1,0 +1,146 @@
+"""What `.run()` returns: a handle on one execution, blocking or awaitable."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from kitaru.bootstrap import Runtime
+from kitaru.engine.codec import TypeScope
+from kitaru.errors import KitaruStateError
+from kitaru.engine.executions import stream_of
+from kitaru.operations import executions
+from kitaru.sdk.blocking import refuse_on_event_loop
+from kitaru.status import ExecutionStatus
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+async def on_loop(runtime: Runtime, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Runs a coroutine on the runtime's loop, from whichever loop the caller stands on."""
+    if runtime.on_own_loop:
+        return await make()
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), runtime.loop))
+
+
+class _Handle(Generic[R]):
+    def __init__(
+        self,
+        runtime: Runtime,
+        exec_id: str,
+        types: TypeScope,
+        started: "Future[None] | None" = None,
+    ) -> None:
+        self._runtime = runtime
+        self._exec_id = exec_id
+        self._types = types
+        self._started = started
+
+    @property
+    def exec_id(self) -> str:
+        """The execution's id, a UUID as text."""
+        return self._exec_id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._exec_id!r})"
+
+    async def _wait(self, timeout: float | None) -> R:
+        event = await executions.ending_of(self._runtime, self._exec_id, timeout)
+        result: R = await executions.outcome_of(self._runtime, self._exec_id, event, self._types)
+        return result
+
+    async def _get(self) -> R:
+        status = await executions.status_of(self._runtime, self._exec_id)
+        if not (status.is_finished or status is ExecutionStatus.DIVERGED):
+            raise KitaruStateError(
+                f"Execution {self._exec_id} is still {status}; wait() blocks until it is done."
+            )
+        return await self._wait(None)
+
+    def _read_status(self) -> ExecutionStatus:
+        head = self._runtime.head_blocking(stream_of(self._exec_id))
+        if head is None:
+            # Submitted, and not durable yet.
+            return ExecutionStatus.RUNNING
+        return ExecutionStatus(head.state)
+
+
+class FlowHandle(_Handle[R]):
+    """A handle on an execution whose methods block. Its `aio` is the same for async code."""
+
+    @property
+    def status(self) -> ExecutionStatus:
+        """Where the execution stands, read anew at each access."""
+        return self._read_status()
+
+    def wait(self, timeout: float | None = None) -> R:
+        """Blocks until the execution has ended, and returns what the flow returned.
+
+        Raises KitaruExecutionError, or the subclass that fits, when it did not complete;
+        KitaruTimeoutError after `timeout` seconds, while the execution goes on; KitaruUsageError on a
+        thread whose event loop this would block.
+        """
+        refuse_on_event_loop("handle.wait()", "use `await handle.aio.wait()`")
+        return self._block(lambda: self._wait(timeout))
+
+    def get(self) -> R:
+        """The flow's result when the execution has ended; raises as `wait` does when it failed.
+
+        Raises KitaruStateError while it is still running.
+        """
+        refuse_on_event_loop("handle.get()", "use `await handle.aio.get()`")
+        return self._block(self._get)
+
+    @property
+    def aio(self) -> "AsyncFlowHandle[R]":
+        """The same handle for async code."""
+        return AsyncFlowHandle(self._runtime, self._exec_id, self._types, self._started)
+
+    def _block(self, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        if self._started is not None:
+            self._started.result()
+        return asyncio.run_coroutine_threadsafe(make(), self._runtime.loop).result()
+
+
+class AsyncFlowHandle(_Handle[R]):
+    """A handle on an execution whose methods are awaited. Its `sync` is the same for sync code.
+
+    Awaiting the handle itself waits until the start is durable.
+    """
+
+    def __await__(self) -> "Generator[Any, None, AsyncFlowHandle[R]]":
+        return self._durable().__await__()
+
+    async def _durable(self) -> "AsyncFlowHandle[R]":
+        if self._started is not None:
+            await asyncio.wrap_future(self._started)
+            self._started = None
+        return self
+
+    @property
+    def status(self) -> ExecutionStatus:
+        """Where the execution stands, read anew at each access: one short read of the journal."""
+        return self._read_status()
+
+    async def wait(self, timeout: float | None = None) -> R:
+        """Waits until the execution has ended, and returns what the flow returned.
+
+        Raises KitaruExecutionError, or the subclass that fits, when it did not complete, and
+        KitaruTimeoutError after `timeout` seconds, while the execution goes on.
+        """
+        await self._durable()
+        return await on_loop(self._runtime, lambda: self._wait(timeout))
+
+    async def get(self) -> R:
+        """The flow's result when the execution has ended; raises as `wait` does when it failed.
+
+        Raises KitaruStateError while it is still running.
+        """
+        await self._durable()
+        return await on_loop(self._runtime, self._get)
+
+    @property
+    def sync(self) -> FlowHandle[R]:
+        """The same handle for code that may block."""
+        return FlowHandle(self._runtime, self._exec_id, self._types, self._started)

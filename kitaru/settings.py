@@ -1,0 +1,436 @@
+"""What a process was told about its journal and its runs: each value, and which layer it came from.
+
+The precedence, highest first, is one and the same for every option:
+
+1. ``my_flow.run(..., retries=2)``     2. ``@flow(retries=2)``     (both applied by the SDK)
+3. `configure`     4. the environment, ``KITARU_RETRIES``
+5. ``[tool.kitaru]`` in the nearest pyproject.toml that has it, upwards from the working directory
+6. the built-in value; for the journal: the nearest ``.kitaru/`` folder, else the user's data folder
+"""
+
+import functools
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from kitaru.errors import KitaruBackendError, KitaruFeatureNotAvailableError, KitaruUsageError
+
+PROJECT_FOLDER = ".kitaru"
+JOURNAL_FILE = "journal.db"
+MOST_LEASE_SECONDS = 31_536_000.0
+
+
+class Unset(Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""Says that an option was not given; None says that it is cleared."""
+
+
+class Layer(StrEnum):
+    """Who decided on a value, highest first."""
+
+    CONFIGURE = "configure"
+    ENVIRONMENT = "environment"
+    PYPROJECT = "pyproject"
+    PROJECT_FOLDER = "project_folder"
+    """The nearest ``.kitaru/``; for the journal only."""
+    BUILT_IN = "built_in"
+
+
+class Origin(NamedTuple):
+    """Where a value came from."""
+
+    layer: Layer
+    where: str
+    """For people: ``KITARU_RETRIES``, ``/project/pyproject.toml: [tool.kitaru] retries``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitaruConfig:
+    """The options in force, without what a decorator or a single run says."""
+
+    journal: str
+    """``memory://``, or ``sqlite:///`` and the absolute path of the file, written as it is."""
+    cache: bool
+    retries: int
+    lease_seconds: float
+    """How long an execution stays with a runner that gives no sign of life."""
+    origins: Mapping[str, Origin] = field(hash=False)
+    """For each of the above, the layer it came from."""
+
+
+class UnavailableOption(NamedTuple):
+    """An option of a later release that somebody has set."""
+
+    name: str
+    origin: Origin
+
+
+def configure(
+    *,
+    journal: str | os.PathLike[str] | Literal[Unset.UNSET] | None = UNSET,
+    cache: bool | Literal[Unset.UNSET] | None = UNSET,
+    retries: int | Literal[Unset.UNSET] | None = UNSET,
+    lease_seconds: float | Literal[Unset.UNSET] | None = UNSET,
+    stack: object = UNSET,
+    image: object = UNSET,
+) -> KitaruConfig:
+    """Sets options for the whole process and returns what is in force now.
+
+    An option that is not given stays as it is; None clears it, so that the lower layers decide
+    again. A relative `journal` is relative to the working directory of this call. All of it
+    applies or, when an error is raised, none.
+
+    Raises KitaruUsageError for a bad value, here or in a lower layer, and
+    KitaruFeatureNotAvailableError for `stack` and `image`, which come with a later release.
+    """
+    for name, reserved in (("stack", stack), ("image", image)):
+        if reserved is not UNSET and reserved is not None:
+            raise _unavailable(name, f"configure({name}=...)")
+    given = {
+        "journal": journal,
+        "cache": cache,
+        "retries": retries,
+        "lease_seconds": lease_seconds,
+    }
+    changes = {
+        name: None if value is None else _checked(name, value, f"configure({name}=...)", Path.cwd)
+        for name, value in given.items()
+        if value is not UNSET
+    }
+    global _configured
+    with _lock:
+        merged = {**_configured, **changes}
+        candidate = {name: value for name, value in merged.items() if value is not None}
+        config = _resolve(candidate)
+        _configured = candidate
+    return config
+
+
+def resolve() -> KitaruConfig:
+    """The options in force here and now.
+
+    Raises KitaruUsageError for a bad value in any layer, even one that a higher layer hides.
+    """
+    return _resolve(_configured)
+
+
+def unavailable_options() -> tuple[UnavailableOption, ...]:
+    """The options of a later release, `stack` and `image`, that are set outside the program.
+
+    Nothing can honour them yet, and a flow that ran as if they were not there would run in the
+    wrong place: who runs a flow asks `require_available` first.
+    """
+    found: list[UnavailableOption] = []
+    project = _pyproject()
+    for name in _RESERVED:
+        variable = _variable(name)
+        if _environment(variable) is not None:
+            found.append(UnavailableOption(name, Origin(Layer.ENVIRONMENT, variable)))
+        if name in project.table:
+            found.append(UnavailableOption(name, Origin(Layer.PYPROJECT, project.where(name))))
+    return tuple(found)
+
+
+def require_available() -> None:
+    """Raises KitaruFeatureNotAvailableError when `unavailable_options` finds any."""
+    for name, origin in unavailable_options():
+        raise _unavailable(name, origin.where)
+
+
+def initialise_project(path: str | os.PathLike[str]) -> Path:
+    """Makes ``.kitaru/`` in a folder, so that flows run below it share a journal; returns it.
+
+    Raises KitaruUsageError when there is no such folder, KitaruBackendError when it cannot be
+    written. Doing it again changes nothing.
+    """
+    root = Path(path).absolute()
+    if not root.is_dir():
+        raise KitaruUsageError(f"{root} is not a folder; make it first.")
+    folder = root / PROJECT_FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise KitaruUsageError(f"{folder} exists and is not a folder; move it away.")
+    try:
+        folder.mkdir(exist_ok=True)
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("# Kitaru's journal stays on this machine.\n*\n", encoding="utf-8")
+    except OSError as error:
+        raise KitaruBackendError(f"{folder} cannot be made: {error}") from error
+    return folder
+
+
+def user_data_folder(platform: str, environment: Mapping[str, str]) -> Path:
+    """Where a user's own data belongs on this platform (`sys.platform`)."""
+    if platform == "win32":
+        local = environment.get("LOCALAPPDATA")
+        base = Path(local) if local else _home() / "AppData" / "Local"
+    elif platform == "darwin":
+        base = _home() / "Library" / "Application Support"
+    else:
+        data = environment.get("XDG_DATA_HOME", "")
+        # The XDG specification says that a relative path there is to be ignored.
+        base = Path(data) if os.path.isabs(data) else _home() / ".local" / "share"
+    return base / "kitaru"
+
+
+def journal_url(file: str | os.PathLike[str]) -> str:
+    """The URL of a journal in a file, which is given by its absolute path."""
+    return f"sqlite:///{Path(file).as_posix()}"
+
+
+_OPTIONS = ("journal", "cache", "retries", "lease_seconds")
+_RESERVED = ("stack", "image")
+_ENVIRONMENT_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+_lock = threading.Lock()
+_configured: dict[str, Any] = {}
+
+
+class _Pyproject(NamedTuple):
+    file: Path | None
+    table: Mapping[str, object]
+
+    def where(self, name: str) -> str:
+        return f"{self.file}: [tool.kitaru] {name}"
+
+
+_NO_PYPROJECT = _Pyproject(None, {})
+
+
+def _resolve(configured: Mapping[str, Any]) -> KitaruConfig:
+    layers = [
+        {name: (value, _configure_origin(name)) for name, value in configured.items()},
+        _environment_layer(),
+        _pyproject_layer(),
+    ]
+    chosen: dict[str, tuple[Any, Origin]] = {}
+    for layer in reversed(layers):
+        chosen.update(layer)
+    for name in _OPTIONS:
+        if name not in chosen:
+            chosen[name] = _built_in(name)
+    values = {name: value for name, (value, _) in chosen.items()}
+    origins = {name: chosen[name][1] for name in _OPTIONS}
+    return KitaruConfig(**values, origins=origins)
+
+
+def _configure_origin(name: str) -> Origin:
+    return Origin(Layer.CONFIGURE, f"configure({name}=...)")
+
+
+def _environment_layer() -> dict[str, tuple[Any, Origin]]:
+    layer = {}
+    for name in _OPTIONS:
+        variable = _variable(name)
+        if (text := _environment(variable)) is not None:
+            value = _checked(name, _parsed(name, text), variable, Path.cwd)
+            layer[name] = (value, Origin(Layer.ENVIRONMENT, variable))
+    return layer
+
+
+def _pyproject_layer() -> dict[str, tuple[Any, Origin]]:
+    project = _pyproject()
+    return {
+        name: (
+            _checked(name, value, project.where(name), lambda: _folder_of(project)),
+            Origin(Layer.PYPROJECT, project.where(name)),
+        )
+        for name, value in project.table.items()
+        if name in _OPTIONS
+    }
+
+
+def _folder_of(project: _Pyproject) -> Path:
+    assert project.file is not None
+    return project.file.parent
+
+
+def _built_in(name: str) -> tuple[Any, Origin]:
+    if name != "journal":
+        value = {"cache": True, "retries": 0, "lease_seconds": 30.0}[name]
+        return value, Origin(Layer.BUILT_IN, "built-in")
+    for folder in _folders_upwards():
+        if (marker := folder / PROJECT_FOLDER).is_dir():
+            return journal_url(marker / JOURNAL_FILE), Origin(Layer.PROJECT_FOLDER, str(marker))
+    data = user_data_folder(sys.platform, os.environ)
+    return journal_url(data / JOURNAL_FILE), Origin(Layer.BUILT_IN, "the user's data folder")
+
+
+def _variable(name: str) -> str:
+    return f"KITARU_{name.upper()}"
+
+
+def _environment(variable: str) -> str | None:
+    return os.environ.get(variable, "").strip() or None
+
+
+def _parsed(name: str, text: str) -> object:
+    """What an environment variable says; the text itself when it makes no sense, to be refused."""
+    match name:
+        case "cache":
+            return _ENVIRONMENT_WORDS.get(text.lower(), text)
+        case "retries":
+            return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
+        case "lease_seconds":
+            return _number(text)
+        case _:
+            return text
+
+
+def _number(text: str) -> float | str:
+    try:
+        return text if "_" in text else float(text)
+    except ValueError:
+        return text
+
+
+def _checked(name: str, value: object, where: str, base: Callable[[], Path]) -> Any:
+    match name:
+        case "journal":
+            return _journal(value, where, base)
+        case "cache":
+            if isinstance(value, bool):
+                return value
+            words = ", ".join(_ENVIRONMENT_WORDS)
+            accepted = f"one of {words}" if where == "KITARU_CACHE" else "true or false"
+        case "retries":
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                return value
+            accepted = "a whole number >= 0"
+        case _:
+            if isinstance(value, int | float) and _is_lease(value):
+                return float(value)
+            accepted = f"a number of seconds from 1 to {MOST_LEASE_SECONDS:.0f}"
+    raise KitaruUsageError(f"{where}: {value!r} is not accepted; {accepted} is.")
+
+
+def _is_lease(value: float) -> bool:
+    return not isinstance(value, bool) and 1 <= value <= MOST_LEASE_SECONDS
+
+
+def _journal(value: object, where: str, base: Callable[[], Path]) -> str:
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise _bad_journal(repr(value), where)
+    if text == "memory://":
+        return text
+    scheme, separator, _ = text.partition("://")
+    if separator and not text.startswith("sqlite:///"):
+        # Not the whole URL: one of another kind may hold a password.
+        raise _bad_journal(repr(f"{scheme}://..."), where)
+    path = text.removeprefix("sqlite:///")
+    looks_special = path.startswith((":memory:", "sqlite:", "memory:", "file:"))
+    if looks_special or not path.strip() or "\0" in path or "?" in path:
+        raise _bad_journal(repr(text), where)
+    return journal_url(_absolute_file(path, where, base))
+
+
+def _absolute_file(path: str, where: str, base: Callable[[], Path]) -> str:
+    try:
+        expanded = os.path.expanduser(path)
+        file = expanded if os.path.isabs(expanded) else os.path.join(base(), expanded)
+    except FileNotFoundError:
+        raise KitaruUsageError(
+            f"{where}: {path!r} is relative, and the working directory is gone; "
+            "name an absolute path."
+        ) from None
+    if path.endswith(("/", os.sep)) or os.path.isdir(file):
+        raise KitaruUsageError(f"{where}: {path!r} is a folder; name a file in it.")
+    return os.path.normpath(file)
+
+
+def _bad_journal(shown: str, where: str) -> KitaruUsageError:
+    return KitaruUsageError(
+        f"{where}: {shown} is not accepted; the path of a file, sqlite:////absolute/path.db, "
+        "sqlite:///relative.db or memory:// is."
+    )
+
+
+def _unavailable(name: str, where: str) -> KitaruFeatureNotAvailableError:
+    return KitaruFeatureNotAvailableError(
+        f"{where} is set, and {name} is not available in this release: flows run on this machine, "
+        "in this Python. Remove the setting."
+    )
+
+
+def _folders_upwards() -> Iterator[Path]:
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        return
+    yield here
+    yield from here.parents
+
+
+def _pyproject() -> _Pyproject:
+    for folder in _folders_upwards():
+        file = folder / "pyproject.toml"
+        try:
+            content = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue
+        except OSError as error:
+            raise KitaruUsageError(f"{file} cannot be read: {error}.") from error
+        project = _parse_pyproject(file, content)
+        if project.file is not None:
+            return project
+    return _NO_PYPROJECT
+
+
+@functools.lru_cache(maxsize=16)
+def _parse_pyproject(file: Path, content: bytes) -> _Pyproject:
+    table = _parse_toml(file, content).get("tool", {})
+    table = table.get("kitaru") if isinstance(table, dict) else None
+    if table is None:
+        return _NO_PYPROJECT
+    if not isinstance(table, dict):
+        raise KitaruUsageError(
+            f"{file}: tool.kitaru is {table!r}; a table [tool.kitaru] is needed."
+        )
+    known = sorted((*_OPTIONS, *_RESERVED))
+    for name in table:
+        if name not in known:
+            raise KitaruUsageError(
+                f"{file}: [tool.kitaru] has no key {name!r}; it knows {', '.join(known)}."
+            )
+    return _Pyproject(file, table)
+
+
+def _parse_toml(file: Path, content: bytes) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(content.decode())
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        place = f"{file}:{line[1]}" if line else f"{file}, at its end"
+        raise KitaruUsageError(f"{place}: not valid TOML: {error}.") from None
+    except UnicodeDecodeError as error:
+        line_number = content[: error.start].count(b"\n") + 1
+        raise KitaruUsageError(f"{file}:{line_number}: not valid TOML: not UTF-8.") from None
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise KitaruUsageError(
+            "There is no home directory to keep the journal in; set KITARU_JOURNAL to a file."
+        ) from None
