@@ -112,7 +112,7 @@ def current_runtime() -> Runtime:
     """
     if _explicit is not None:
         return _explicit
-    config = settings.resolve()
+    config = settings.in_force()
     found = _background.get(config.journal)
     if found is not None:
         return found.runtime

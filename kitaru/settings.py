@@ -13,8 +13,9 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -24,6 +25,7 @@ from kitaru.errors import KitaruBackendError, KitaruFeatureNotAvailableError, Ki
 PROJECT_FOLDER = ".kitaru"
 JOURNAL_FILE = "journal.db"
 MOST_LEASE_SECONDS = 31_536_000.0
+REMEMBERED_SECONDS = 1.0
 
 
 class Unset(Enum):
@@ -42,6 +44,8 @@ UNSET: Final = Unset.UNSET
 class Layer(StrEnum):
     """Who decided on a value, highest first."""
 
+    CALL = "call"
+    """The call itself, such as ``kitaru.runtime(journal=...)``."""
     CONFIGURE = "configure"
     ENVIRONMENT = "environment"
     PYPROJECT = "pyproject"
@@ -128,6 +132,50 @@ def resolve() -> KitaruConfig:
     return _resolve(_configured)
 
 
+def in_force() -> KitaruConfig:
+    """What `require_available` and `resolve` say, with files read at most once a second.
+
+    For callers that ask at every start of a flow. Raises what those two raise.
+    """
+    global _remembered
+    key = (_configured, _working_directory(), *map(os.environ.get, _VARIABLES))
+    now = time.monotonic()
+    if _remembered is not None and _remembered[0] == key and now < _remembered[1]:
+        return _remembered[2]
+    require_available()
+    config = resolve()
+    _remembered = (key, now + REMEMBERED_SECONDS, config)
+    return config
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def resolve_with(
+    where: str,
+    *,
+    journal: str | os.PathLike[str] | None = None,
+    lease_seconds: float | None = None,
+) -> KitaruConfig:
+    """The options in force, with those that are given here above every layer.
+
+    `where` names the call for people. Raises KitaruUsageError for a bad value.
+    """
+    given = {"journal": journal, "lease_seconds": lease_seconds}
+    changes = {
+        name: _checked(name, value, f"{where}({name}=...)", Path.cwd)
+        for name, value in given.items()
+        if value is not None
+    }
+    config = _resolve(_configured)
+    origins = {name: Origin(Layer.CALL, f"{where}({name}=...)") for name in changes}
+    return replace(config, **changes, origins={**config.origins, **origins})
+
+
 def unavailable_options() -> tuple[UnavailableOption, ...]:
     """The options of a later release, `stack` and `image`, that are set outside the program.
 
@@ -194,6 +242,13 @@ def journal_url(file: str | os.PathLike[str]) -> str:
 
 _OPTIONS = ("journal", "cache", "retries", "lease_seconds")
 _RESERVED = ("stack", "image")
+_VARIABLES = (
+    *(f"KITARU_{name.upper()}" for name in (*_OPTIONS, *_RESERVED)),
+    "HOME",
+    "XDG_DATA_HOME",
+    "LOCALAPPDATA",
+)
+"""The variables that decide on a value."""
 _ENVIRONMENT_WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -201,6 +256,7 @@ _ENVIRONMENT_WORDS = {
 
 _lock = threading.Lock()
 _configured: dict[str, Any] = {}
+_remembered: tuple[tuple[object, ...], float, KitaruConfig] | None = None
 
 
 class _Pyproject(NamedTuple):

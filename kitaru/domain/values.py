@@ -3,10 +3,15 @@
 from msgspec import Raw, Struct
 
 
+NO_JSON = Raw(b"")
+"""Stands for a field that is left out: msgspec cannot decode ``Raw | None``, and leaves out a default
+only when it is this very object."""
+
+
 class StoredValue(Struct, frozen=True, omit_defaults=True):
     """An encoded value: in the event itself, or in a blob that the event names."""
 
-    json: Raw = Raw(b"")
+    json: Raw = NO_JSON
     """The codec's JSON; empty when the value is in a blob."""
     blob: str | None = None
     """The hexadecimal SHA-256 of the codec's JSON."""
@@ -34,11 +39,11 @@ class ErrorData(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """(module, qualified name) of the classes it derives from, nearest first, up to a builtin."""
     message: str = ""
     """The exception's own text; lone surrogates are written as escapes."""
-    exact_message: Raw | None = None
+    exact_message: Raw = NO_JSON
     """The text in the codec's JSON, when ``message`` has such escapes."""
-    arguments: Raw | None = None
-    """``args`` in the codec's JSON; None when one of them cannot be encoded."""
-    attributes: Raw | None = None
+    arguments: Raw = NO_JSON
+    """``args`` in the codec's JSON; empty when one of them cannot be encoded."""
+    attributes: Raw = NO_JSON
     """Those of its attributes that can be encoded, as a dict in the codec's JSON."""
     notes: tuple[str, ...] = ()
     frames: tuple[FrameData, ...] = ()

@@ -79,7 +79,10 @@ class StartedCall:
     def note_started(self) -> None:
         """Writes down that the attempt runs."""
         call = self.call
-        if call.running is not None and call.attempt == self.attempt and not call.noted:
+        task = call.running
+        if task is None or call.attempt != self.attempt or call.noted:
+            return
+        if isinstance(task, asyncio.Future) and not task.done():
             call.noted = True
             self.runner.note_later(*call.started_event())
 

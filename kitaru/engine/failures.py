@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from kitaru.domain.values import ErrorData, FrameData
+from kitaru.domain.values import NO_JSON, ErrorData, FrameData
 from kitaru.engine.codec import Codec, TypeScope, digest
 from kitaru.errors import KitaruSerializationError
 
@@ -30,7 +30,9 @@ DEEPEST_CHAIN = 60
 MOST_NOTES = 50
 
 _TEXT = "_kitaru_text"
+_READS_MEMORY = (UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 _LONGEST_SOURCE_LINE = 200
+_ROOM_FOR_REMARK = 64
 _MOST_BASES = 32
 _NOT_KEPT = frozenset({"obj", "exceptions", _TEXT})
 """The object of an AttributeError, which may be anything; a group's members, kept as errors."""
@@ -40,6 +42,7 @@ _CAUSE = BaseException.__dict__["__cause__"]
 _CONTEXT = BaseException.__dict__["__context__"]
 _SUPPRESS = BaseException.__dict__["__suppress_context__"]
 _ARGS = BaseException.__dict__["args"]
+_DICT: Any = vars(BaseException)["__dict__"]
 _TRACEBACK = BaseException.__dict__["__traceback__"]
 _MODULE_NAMES: Any = vars(ModuleType)["__dict__"]
 _MEMBERS = BaseExceptionGroup.__dict__["exceptions"]
@@ -89,8 +92,8 @@ class _Describer:
             qualname=qualname,
             bases=_bases(type(error)),
             message=_speakable(message),
-            exact_message=None if _is_speakable(message) else self._encoded(message),
-            arguments=None if cut else self._encoded(list(_ARGS.__get__(error))),
+            exact_message=NO_JSON if _is_speakable(message) else self._written(message),
+            arguments=NO_JSON if cut else self._written(list(_ARGS.__get__(error))),
             attributes=self._attributes(error),
             notes=(*_notes(error), *note),
             frames=frames,
@@ -113,7 +116,7 @@ class _Describer:
     def _members(
         self, error: BaseException, depth: int
     ) -> tuple[tuple[ErrorData, ...], tuple[str, ...]]:
-        if not issubclass(type(error), BaseExceptionGroup):
+        if not _is_group(error):
             return (), ()
         whole = _MEMBERS.__get__(error)
         kept = tuple(data for member in whole if (data := self._next(member, depth)) is not None)
@@ -122,7 +125,7 @@ class _Describer:
             missing > 0
         )
 
-    def _attributes(self, error: BaseException) -> msgspec.Raw | None:
+    def _attributes(self, error: BaseException) -> msgspec.Raw:
         """The attributes that the codec can write; one lock does not lose the others."""
         kept: dict[str, Any] = {}
         size = 0
@@ -132,7 +135,11 @@ class _Describer:
                 continue
             size += len(bytes(encoded))
             kept[name] = value
-        return self._encoded(kept, MOST_ATTRIBUTES_BYTES * 2) if kept else None
+        return self._written(kept, MOST_ATTRIBUTES_BYTES * 2) if kept else NO_JSON
+
+    def _written(self, value: Any, limit: int = MOST_ATTRIBUTES_BYTES) -> msgspec.Raw:
+        encoded = self._encoded(value, limit)
+        return NO_JSON if encoded is None else encoded
 
     def _encoded(self, value: Any, limit: int = MOST_ATTRIBUTES_BYTES) -> msgspec.Raw | None:
         try:
@@ -144,9 +151,29 @@ class _Describer:
 
 def _text(error: BaseException) -> str:
     try:
-        return str.__str__(str(error))
+        return _own_text(error)
     except BaseException as trouble:  # __str__ is the user's, and may even exit
         return f"<the text of this {type(error).__name__} raised {type(trouble).__name__}>"
+
+
+def _tells(error: BaseException, text: str) -> bool:
+    try:
+        return _own_text(error) == text
+    except BaseException:
+        return False
+
+
+def _own_text(error: BaseException) -> str:
+    return str.__str__(str(error))
+
+
+def _names(error: BaseException) -> dict[str, Any]:
+    """Its ``__dict__``, whatever its class says about that name."""
+    return _DICT.__get__(error)  # type: ignore[no-any-return]
+
+
+def _is_group(error: BaseException) -> bool:
+    return issubclass(type(error), BaseExceptionGroup)  # isinstance believes the object itself
 
 
 def _cut(text: str, limit: int) -> tuple[str, int]:
@@ -156,7 +183,7 @@ def _cut(text: str, limit: int) -> tuple[str, int]:
     data = _bytes(text)
     if len(data) <= limit:
         return text, 0
-    start = data[:limit]
+    start = data[: limit - _ROOM_FOR_REMARK]
     while start and data[len(start)] & 0xC0 == 0x80:
         start = start[:-1]
     left_out = len(data) - len(start)
@@ -196,7 +223,7 @@ def _bases(cls: type) -> tuple[tuple[str, str], ...]:
 
 
 def _notes(error: BaseException) -> Iterator[str]:
-    notes = error.__dict__.get("__notes__", ())
+    notes = _names(error).get("__notes__", ())
     if isinstance(notes, list | tuple):
         for note in notes[:MOST_NOTES]:
             if isinstance(note, str):
@@ -212,7 +239,7 @@ def _state(error: BaseException) -> Iterator[tuple[str, Any]]:
             continue
         if value is not None:
             yield name, value
-    for name, value in list(error.__dict__.items()):
+    for name, value in list(_names(error).items()):
         if type(name) is str and not name.startswith("__") and name not in _NOT_KEPT:
             yield name, value
 
@@ -288,12 +315,12 @@ class _Reviver:
         text = self._text(data)
         found = self._find(data.module, data.qualname)
         error = self._made(found, data, members) if found is not None else None
-        if error is None or _text(error) != text:
+        if error is None or not _tells(error, text):
             bases = (found,) if found is not None else self._found_bases(data)
             error = self._stand_in(bases, data, members)
-            error.__dict__[_TEXT] = text
+            _names(error)[_TEXT] = text
         if data.notes:
-            error.__dict__["__notes__"] = list(data.notes)
+            _names(error)["__notes__"] = list(data.notes)
         _CAUSE.__set__(error, self._next(data.cause, depth))
         _CONTEXT.__set__(error, self._next(data.context, depth))
         _SUPPRESS.__set__(error, data.suppress_context)
@@ -313,8 +340,8 @@ class _Reviver:
         exact = self._decoded(data.exact_message)
         return exact if type(exact) is str else data.message
 
-    def _decoded(self, raw: msgspec.Raw | None) -> Any:
-        if raw is None:
+    def _decoded(self, raw: msgspec.Raw) -> Any:
+        if not bytes(raw):
             return None
         try:
             return self._codec.decode(raw, self._types)
@@ -358,7 +385,7 @@ class _Reviver:
         if error is None:
             return None
         arguments = self._decoded(data.arguments)
-        if not isinstance(error, BaseExceptionGroup):
+        if not _is_group(error):
             _ARGS.__set__(error, tuple(arguments) if type(arguments) is list else (data.message,))
         _restore(error, attributes)
         return error
@@ -399,7 +426,7 @@ def _new(
 
 
 def _restore(error: BaseException, attributes: dict[str, Any]) -> None:
-    if isinstance(error, UnicodeError) and not _is_sound_unicode_error(error, attributes):
+    if issubclass(type(error), _READS_MEMORY) and not _is_sound_unicode_error(error, attributes):
         attributes = {}
     descriptors = _descriptors(type(error))
     for name, value in attributes.items():
@@ -407,7 +434,7 @@ def _restore(error: BaseException, attributes: dict[str, Any]) -> None:
             continue
         descriptor = descriptors.get(name)
         if descriptor is None:
-            error.__dict__[name] = value
+            _names(error)[name] = value
             continue
         try:
             descriptor.__set__(error, value)
@@ -415,11 +442,9 @@ def _restore(error: BaseException, attributes: dict[str, Any]) -> None:
             continue
 
 
-def _is_sound_unicode_error(error: UnicodeError, attributes: dict[str, Any]) -> bool:
+def _is_sound_unicode_error(error: BaseException, attributes: dict[str, Any]) -> bool:
     """Whether its parts fit together: its ``__str__`` reads memory at ``start`` without a check."""
-    if not isinstance(error, UnicodeDecodeError | UnicodeEncodeError | UnicodeTranslateError):
-        return True
-    kind = bytes if isinstance(error, UnicodeDecodeError) else str
+    kind = bytes if issubclass(type(error), UnicodeDecodeError) else str
     subject, start, end = (attributes.get(name) for name in ("object", "start", "end"))
     return (
         type(subject) is kind
@@ -452,7 +477,7 @@ def _stand_in_class(
 
 
 def _recorded_text(error: BaseException) -> str:
-    text = error.__dict__.get(_TEXT)
+    text = _names(error).get(_TEXT)
     return text if type(text) is str else BaseException.__str__(error)
 
 
@@ -467,7 +492,7 @@ def attach(revived: BaseException, original: BaseException) -> BaseException:
         seen.add(id(new))
         _TRACEBACK.__set__(new, _TRACEBACK.__get__(old))
         pairs += [(slot.__get__(new), slot.__get__(old)) for slot in (_CAUSE, _CONTEXT)]
-        if isinstance(new, BaseExceptionGroup) and isinstance(old, BaseExceptionGroup):
+        if _is_group(new) and _is_group(old):
             pairs += zip(_MEMBERS.__get__(new), _MEMBERS.__get__(old), strict=False)
     return revived
 

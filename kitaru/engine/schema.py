@@ -30,11 +30,15 @@ def bind_json(function: Callable[..., Any], arguments: Mapping[str, object]) -> 
     parameters = inspect.signature(function).parameters
     _check_names(parameters, arguments)
     hints = function_hints(function)
-    rest = _rest(parameters)
+    known, rest = _known(parameters), _rest(parameters)
     return {
-        name: _converted(value, hints.get(name if name in parameters else rest, Any), name)
+        name: _converted(value, hints.get(name if name in known else rest, Any), name)
         for name, value in arguments.items()
     }
+
+
+def _known(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [name for name, parameter in parameters.items() if parameter.kind in _BY_NAME]
 
 
 def _rest(parameters: Mapping[str, inspect.Parameter]) -> str:
@@ -54,7 +58,7 @@ def _check_names(
 def _unknown(
     parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, object]
 ) -> Iterator[str]:
-    known = [name for name, parameter in parameters.items() if parameter.kind in _BY_NAME]
+    known = _known(parameters)
     for name in arguments:
         parameter = parameters.get(name)
         if parameter is not None and parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
@@ -76,7 +80,7 @@ def _missing(
 
 
 def _converted(value: object, hint: Any, name: str) -> object:
-    if hint is Any:
+    if hint in (Any, object):
         return value
     try:
         return _convert(value, hint)

@@ -6,7 +6,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Raw
 
-from journal.records import RecordedEvent
+from journal import RecordedEvent
 from kitaru.domain.execution.events import EVENT_TYPES, ExecutionEvent
 from kitaru.errors import KitaruBackendError, KitaruStateError
 

@@ -47,7 +47,7 @@ from kitaru.status import ExecutionStatus
 from kitaru.telemetry import LogEvent, report
 
 RECOVERY_LIMIT = 10
-NOTED_AFTER_SECONDS = 0.01
+NOTED_AFTER_SECONDS = 0.05
 CLAIMED_AT_ONCE = 100
 SYNC_FLOWS_AT_ONCE = 200
 CHECKPOINT_THREADS = 256

@@ -89,8 +89,7 @@ class _Source:
             options = replace(options, **given)
             options.check(self.name)
         _check_place(self.name)
-        settings.require_available()
-        config = settings.resolve()
+        config = settings.in_force()
         frozen = FrozenOptions(
             retries=config.retries if options.retries is None else options.retries,
             cache=config.cache if options.cache is None else options.cache,

@@ -20,8 +20,10 @@ async def runtime(
     Raises KitaruUsageError when the process has a runtime of its own already, and
     KitaruBackendError when the journal cannot be opened.
     """
-    config = settings.resolve()
-    opened = await Runtime.open(journal or config.journal, lease_seconds or config.lease_seconds)
+    config = settings.resolve_with(
+        "kitaru.runtime", journal=journal, lease_seconds=lease_seconds
+    )
+    opened = await Runtime.open(config.journal, config.lease_seconds)
     try:
         set_explicit(opened)
         try:

@@ -23,6 +23,7 @@ from kitaru.settings import (
     journal_url,
     require_available,
     resolve,
+    resolve_with,
     unavailable_options,
     user_data_folder,
 )
@@ -162,6 +163,17 @@ def test_configure_changes_nothing_when_a_lower_layer_is_broken(
         configure(retries=5)
     monkeypatch.delenv("KITARU_CACHE")
     assert resolve().retries == 0
+
+
+def test_a_call_beats_every_layer(folder: Path) -> None:
+    configure(journal="/configured.db", lease_seconds=9)
+    config = resolve_with("runtime", journal="own.db")
+    assert config.journal == journal_url(folder / "own.db")
+    assert config.origins["journal"] == (Layer.CALL, "runtime(journal=...)")
+    assert (config.lease_seconds, config.origins["lease_seconds"].layer) == (9.0, Layer.CONFIGURE)
+    assert resolve().journal == "sqlite:////configured.db"
+    with pytest.raises(KitaruUsageError, match=r"^runtime\(lease_seconds=\.\.\.\): 0 is not"):
+        resolve_with("runtime", lease_seconds=0)
 
 
 def test_configure_is_seen_by_every_thread() -> None:

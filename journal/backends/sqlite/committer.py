@@ -361,7 +361,9 @@ class Committer:
         self._ends.forget()
         try:
             connection = self._connect(self._path)
-            (self._data_version,) = connection.execute("PRAGMA data_version").fetchone()
+            (self._data_version,) = patiently(
+                lambda: connection.execute("PRAGMA data_version").fetchone()
+            )
         except sqlite3.Error as error:
             raise translated(error, self._path) from error
         self._connection = connection

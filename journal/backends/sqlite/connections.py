@@ -5,6 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from journal.backends.sqlite.failures import is_busy, primary_code, translated
@@ -15,6 +16,14 @@ MIGRATIONS = os.path.join(os.path.dirname(__file__), "migrations")
 
 BUSY_SECONDS = 10.0
 """How long to wait for another process's write."""
+
+_SETTINGS = (
+    # FULL, always: an acknowledged commit survives a loss of power.
+    "PRAGMA synchronous = FULL",
+    # A checkpoint beside a write can lose commits in SQLite before 3.51.3: see checkpoints.py.
+    "PRAGMA wal_autocheckpoint = 0",
+    "PRAGMA trusted_schema = OFF",
+)
 
 T = TypeVar("T")
 
@@ -81,11 +90,9 @@ def connect(path: str, mode: str, *, timeout: float = 0) -> sqlite3.Connection:
         timeout=timeout,
     )
     try:
-        # FULL, always: an acknowledged commit survives a loss of power.
-        connection.execute("PRAGMA synchronous = FULL")
-        # A checkpoint beside a write can lose commits in SQLite before 3.51.3: see checkpoints.py.
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute("PRAGMA trusted_schema = OFF")
+        for setting in _SETTINGS:
+            # Even a setting reads the file, which another process may be creating.
+            patiently(partial(connection.execute, setting))
     except BaseException:
         connection.close()
         raise
@@ -115,7 +122,7 @@ def _connect_writer(path: str) -> sqlite3.Connection:
             patiently(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone())
         if schema < supported:
             patiently(lambda: _migrate(connection, path))
-        connection.execute("PRAGMA cache_size = -8192")
+        patiently(lambda: connection.execute("PRAGMA cache_size = -8192"))
     except BaseException:
         connection.close()
         raise

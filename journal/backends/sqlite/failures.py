@@ -11,6 +11,7 @@ from journal.errors import (
     NotAJournal,
 )
 
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 _STORE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -34,7 +35,7 @@ def primary_code(error: sqlite3.Error) -> int:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return primary_code(error) in _BUSY
 
 
 def is_of_the_store(error: Exception) -> bool:

@@ -68,6 +68,15 @@ def head(stream: str) -> Query[Head | None]:
     return Query(f"{_HEAD} WHERE h.stream = ?", (stream,), meaning)
 
 
+def raw_head(stream_id: int) -> Query[Head]:
+    """A head as it is stored, also without events, for `verify`."""
+
+    def meaning(rows: list[Row]) -> Head:
+        return Head(*rows[0][1:])
+
+    return Query(f"{_HEAD} WHERE h.id = ?", (stream_id,), meaning)
+
+
 def heads(query: HeadQuery) -> Query[list[Head]]:
     conditions, parameters = ["h.category = ?"], [query.category]
     for column, values in (("h.state", query.states), ("h.name", query.names)):

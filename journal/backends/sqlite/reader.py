@@ -128,7 +128,7 @@ class SqliteReader:
                 yield queries.raw_event(stream, row)
 
         try:
-            yield from verify_stream(events(), head=self.head(stream))
+            yield from verify_stream(events(), head=self._read(queries.raw_head(stream_id)))
         except (JournalError, sqlite3.Error, TypeError) as error:
             yield Finding(stream, version + 1, "unreadable", str(error))
 

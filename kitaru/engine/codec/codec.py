@@ -29,6 +29,16 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _plain_json(value: Any) -> bytes:
+    """The JSON of a plain value; empty when the value needs tags."""
+    if not is_plain(value):
+        return b""
+    try:
+        return _to_json(value)
+    except UnicodeEncodeError:  # lone surrogates
+        return b""
+
+
 class Codec:
     """Keeps values of a closed set of types exactly: the same value and the same types come back.
 
@@ -47,17 +57,16 @@ class Codec:
         ``KitaruSerializationError`` with the path of what cannot be kept: an object of a class
         that is not in ``types``, a value that contains itself, one that lies too deep.
         """
-        if is_plain(value):
-            try:
-                return _to_json(value)
-            except UnicodeEncodeError:
-                pass  # lone surrogates need the tags
         try:
-            return _to_json(to_tree(value, types))
+            return _plain_json(value) or _to_json(to_tree(value, types))
         except RefusedError as refusal:
             raise refusal.as_error(where) from refusal.__cause__
         except RecursionError as error:
             raise RefusedError("it lies too deep for this stack").as_error(where) from error
+        except RuntimeError as error:
+            raise RefusedError(f"it was changed while it was read: {error}").as_error(
+                where
+            ) from error
 
     def decode(self, data: bytes | msgspec.Raw, types: TypeScope) -> Any:
         """The value of ``encode``'s bytes.
@@ -71,7 +80,7 @@ class Codec:
             return to_value(tree, types) if b'"$"' in data else tree
         except Exception as error:
             raise KitaruSerializationError(
-                f"the journal's bytes are not a value: {error}", path="value"
+                f"the journal's bytes are not a value: {str(error)[:200]}", path="value"
             ) from error
 
     def roundtrip(self, value: Any, *, where: str, types: TypeScope) -> tuple[bytes, Any]:

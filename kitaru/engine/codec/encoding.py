@@ -8,6 +8,7 @@ import msgspec
 from kitaru.engine.codec.arrays import ARRAY_TAG, numpy_tag, write_array, write_scalar
 from kitaru.engine.codec.leaves import LEAVES, NEEDS_TAG, Leaf, Tree, has_surrogates
 from kitaru.engine.codec.plain import MAX_DEPTH, TAG_KEY
+from kitaru.engine.codec.recorded import RecordedObject
 from kitaru.engine.codec.refusal import RefusedError, key_step
 from kitaru.engine.codec.registry import KnownType, shown_name
 from kitaru.engine.codec.scope import TypeScope
@@ -167,12 +168,17 @@ def _scalar_writer(leaf: Leaf) -> Write:
 def _write_numpy(value: Any, kind: type) -> Tree:
     tag = numpy_tag(kind)
     if tag is None:
-        raise RefusedError(_advice(kind))
+        raise RefusedError(_advice(value, kind))
     parts = write_array(value) if tag == ARRAY_TAG else write_scalar(value)
     return {TAG_KEY: [tag, *parts]}
 
 
-def _advice(kind: type) -> str:
+def _advice(value: Any, kind: type) -> str:
+    if kind is RecordedObject:
+        return (
+            f"the class {value.type_name} of this recorded object is not known here; annotate the "
+            "function with it, or kitaru.register_type it"
+        )
     name = kind.__qualname__
     remedy = (
         f"kitaru.register_type({name}, encode=..., decode=...)"

@@ -131,7 +131,11 @@ def _write_as_text(value: Any, tree: ToTree) -> list[Tree]:
 
 
 def _write_path(path: Any, tree: ToTree) -> list[Tree]:
-    return [tree(str(path))]
+    text = str(path)
+    # pathlib reads some odd device paths of Windows differently than it writes them.
+    if type(path)(text) != path:
+        raise RefusedError(f"the path {text!a} does not survive being written as text")
+    return [tree(text)]
 
 
 def _path_reader(kind: type) -> Callable[[list[Any]], Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kitaru.engine.codec import MAX_DEPTH, Codec, TypeScope
+from kitaru.engine.codec import MAX_DEPTH, Codec, RecordedObject, TypeRegistry, TypeScope
 from kitaru.errors import KitaruSerializationError
 
 Survives = Callable[..., Any]
@@ -124,3 +124,24 @@ def test_endless_depth_is_refused_and_not_a_crash() -> None:
     for _ in range(100_000):
         value = [value]
     assert "more than 200 levels" in str(refusal(value))
+
+
+def test_a_recorded_object_goes_no_further_without_its_class() -> None:
+    assert str(refusal([RecordedObject("shop.Order", {})])) == (
+        "result[0]: the class shop.Order of this recorded object is not known here; "
+        "annotate the function with it, or kitaru.register_type it"
+    )
+
+
+def test_a_value_that_changes_while_it_is_read_is_a_typed_error() -> None:
+    host: dict[Any, Any] = {}
+    registered = TypeRegistry()
+
+    def grow(value: Client) -> int:
+        host[len(host)] = 1
+        return 1
+
+    registered.register(Client, encode=grow, decode=lambda data: Client())
+    host["first"] = Client()
+    with pytest.raises(KitaruSerializationError, match="result: it was changed while it was read"):
+        Codec().encode(host, where="result", types=TypeScope.of(registered=registered))

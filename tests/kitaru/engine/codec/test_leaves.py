@@ -119,5 +119,12 @@ def test_paths_survive(survives: Survives, path: Any) -> None:
     survives(path)
 
 
+def test_a_path_that_pathlib_itself_changes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = PureWindowsPath("c:/x")
+    monkeypatch.setattr(PureWindowsPath, "__str__", lambda self: "d:/x")
+    with pytest.raises(KitaruSerializationError, match="does not survive being written as text"):
+        Codec().encode([path], where="result", types=TypeScope.of())
+
+
 def test_bytearrays_and_ranges_survive(survives: Survives) -> None:
     survives([bytearray(b"\0\1"), range(3), range(10, 2**70, 3)])

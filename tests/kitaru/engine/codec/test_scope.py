@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, TypedDict, TypeVar, Union
@@ -163,3 +164,11 @@ def test_a_name_that_now_fits_two_classes_is_not_guessed() -> None:
     data = Codec().encode(first(1), where="result", types=TypeScope.of(first))
     with pytest.raises(KitaruSerializationError, match="'Twin' can be more than one class"):
         Codec().decode(data, TypeScope.of(first, second))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the `type` statement came with 3.12")
+def test_a_type_statement_is_followed_even_to_itself() -> None:
+    names: dict[str, Any] = {"Item": Item}
+    exec("type Tree = Item | list[Tree]\ntype Broken = Missing", names)
+    assert TypeScope.of(names["Tree"]).by_class(Item) is not None
+    assert TypeScope.of(names["Broken"]).by_class(Item) is None

@@ -1,0 +1,193 @@
+"""One execution as text."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import click
+
+from kitaru.projections.views import (
+    ArtifactRef,
+    CheckpointAttempt,
+    CheckpointCall,
+    Execution,
+    FailureInfo,
+)
+from kitaru.status import ExecutionStatus
+from kitaru.surfaces.cli.executions import is_owned
+from kitaru.surfaces.cli.tables import Column, facts, indented, status_text, table
+from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped
+from kitaru.surfaces.cli.values import arguments_preview, one_line, preview, shortened
+
+_LONG = 200
+
+
+def execution_text(execution: Execution, now: datetime) -> str:
+    """All that is known of an execution."""
+    return "\n\n".join(_sections(execution, now))
+
+
+def _sections(execution: Execution, now: datetime) -> Iterator[str]:
+    yield facts(_facts(execution, now))
+    if execution.failure is not None:
+        yield failure_text(execution.failure)
+    if execution.checkpoints:
+        yield _titled("Checkpoints", _checkpoint_table(execution.checkpoints))
+    retried = [call for call in execution.checkpoints if len(call.attempts) > 1]
+    if retried:
+        yield _titled("Attempts", _attempt_table(retried))
+    if execution.artifacts:
+        yield _titled("Artifacts", _artifact_table(execution.artifacts))
+    metadata = list(_metadata(execution))
+    if metadata:
+        yield _titled(
+            "Metadata", table([Column("Of"), Column("Name"), Column("Value", 12)], metadata, "  ")
+        )
+    if execution.unknown:
+        yield _titled(
+            "Not understood here", "\n".join(f"  {escaped(x)}" for x in execution.unknown)
+        )
+    if execution.failure is not None and execution.failure.traceback:
+        yield indented(escaped(execution.failure.traceback.rstrip(), lines=True))
+
+
+def _titled(title: str, text: str) -> str:
+    return f"{click.style(title, bold=True)}\n{text}"
+
+
+def _facts(execution: Execution, now: datetime) -> list[tuple[str, str]]:
+    reason = execution.status_reason if execution.failure is None else None
+    status = status_text(execution.status.value)
+    return [
+        ("Execution", execution.exec_id),
+        ("Flow", escaped(execution.flow_name)),
+        ("Status", f"{status} ({escaped(reason)})" if reason else status),
+        ("Started", clock_text(execution.started_at)),
+        ("Ended", clock_text(execution.ended_at)),
+        ("Duration", duration_text(execution.duration or now - execution.started_at)),
+        ("Goes on", clock_text(execution.due_at)),
+        ("Attempt", _attempt(execution)),
+        ("Recoveries", _recoveries(execution)),
+        ("Run by", _owner(execution, now)),
+        ("Source", _source(execution)),
+        ("Arguments", arguments_preview(execution.arguments, _LONG)),
+        ("Result", preview(execution.result, _LONG)),
+    ]
+
+
+def _attempt(execution: Execution) -> str:
+    retries = execution.options.retries if execution.options else 0
+    return (
+        f"{execution.attempt} ({counted(retries, 'retry').replace('retrys', 'retries')} allowed)"
+        if retries
+        else str(execution.attempt)
+    )
+
+
+def _recoveries(execution: Execution) -> str:
+    if not execution.takeovers:
+        return "0"
+    return f"{execution.takeovers}, {execution.recoveries} of them since the last progress"
+
+
+def _owner(execution: Execution, now: datetime) -> str:
+    if is_owned(execution, now):
+        return (
+            f"{escaped(execution.owner or '')}, until {clock_text(execution.lease_until)} at least"
+        )
+    if execution.status is ExecutionStatus.RUNNING:
+        return "nobody; `kitaru executions resume` or a worker goes on with it"
+    return ""
+
+
+def _source(execution: Execution) -> str:
+    source = execution.source
+    if source is None:
+        return ""
+    return escaped(f"{source.file or source.module}:{source.qualname}")
+
+
+def failure_text(failure: FailureInfo) -> str:
+    """What went wrong, and where."""
+    kind = f"{failure.exception_type}: " if failure.exception_type else ""
+    message = escaped(kind + failure.message, lines=True)
+    where = [f"at {failure.site}" if failure.site else ""]
+    where.append(f"in checkpoint {failure.call_id}" if failure.call_id else "")
+    place = escaped(", ".join(filter(None, where)))
+    title = click.style("Failure", bold=True, fg="red")
+    return f"{title}\n{indented(message)}" + (f"\n  {place}" if place else "")
+
+
+def _checkpoint_table(calls: tuple[CheckpointCall, ...]) -> str:
+    columns = [
+        Column("Path", least=12),
+        Column("Type", least=6),
+        Column("Status", coloured=True),
+        Column("Attempts", align="right"),
+        Column("Duration", align="right"),
+        Column("Result", least=12),
+    ]
+    return table(columns, [_call_row(call) for call in calls], "  ")
+
+
+def _call_row(call: CheckpointCall) -> tuple[str, ...]:
+    return (
+        call.call_id,
+        call.checkpoint_type or "",
+        call.status.value,
+        str(len(call.attempts)),
+        duration_text(call.duration),
+        _outcome(call.failure) or preview(call.result),
+    )
+
+
+def _outcome(failure: FailureInfo | None) -> str:
+    if failure is None:
+        return ""
+    kind = failure.exception_type.rpartition(".")[2]
+    return f"{kind}: {failure.message}" if kind else failure.message
+
+
+def _attempt_table(calls: list[CheckpointCall]) -> str:
+    columns = [
+        Column("Path", least=12),
+        Column("Attempt", align="right"),
+        Column("Status", coloured=True),
+        Column("Started"),
+        Column("Duration", align="right"),
+        Column("Failure", least=12),
+    ]
+    rows = [_attempt_row(call.call_id, attempt) for call in calls for attempt in call.attempts]
+    return table(columns, rows, "  ")
+
+
+def _attempt_row(path: str, attempt: CheckpointAttempt) -> tuple[str, ...]:
+    return (
+        path,
+        str(attempt.number),
+        attempt.status.value,
+        clock_text(attempt.started_at),
+        duration_text(attempt.duration),
+        _outcome(attempt.failure),
+    )
+
+
+def _artifact_table(artifacts: tuple[ArtifactRef, ...]) -> str:
+    columns = [
+        Column("Name", least=12),
+        Column("Kind", least=6),
+        Column("Saved by", least=10),
+        Column("Tags", least=6),
+        Column("Value", least=12),
+    ]
+    rows = [
+        (a.name, a.kind, a.producing_call, ", ".join(a.tags), preview(a.value)) for a in artifacts
+    ]
+    return table(columns, rows, "  ")
+
+
+def _metadata(execution: Execution) -> Iterator[tuple[str, str, str]]:
+    for name, value in execution.metadata.items():
+        yield "execution", str(name), shortened(one_line(value), _LONG)
+    for call in execution.checkpoints:
+        for name, value in call.metadata.items():
+            yield call.call_id, str(name), shortened(one_line(value), _LONG)

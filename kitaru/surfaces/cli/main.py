@@ -1,0 +1,56 @@
+"""The `kitaru` command."""
+
+import click
+
+from kitaru.surfaces.cli.lazy import Entry, LazyGroup
+
+_HERE = "kitaru.surfaces.cli"
+_EXECUTIONS = f"{_HERE}.executions"
+_STEERING = f"{_HERE}.steering"
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    entries={
+        "run": Entry(f"{_HERE}.run", "run", "Start a flow and wait for its result."),
+        "executions": Entry(f"{_HERE}.main", "executions", "Look at executions and steer them."),
+        "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
+        "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
+        "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
+        "init": Entry(f"{_HERE}.init", "init", "Give a folder a journal of its own."),
+    },
+)
+def cli() -> None:
+    """Durable execution for Python: flows whose every checkpoint survives crashes and deploys."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
+        "list": Entry(_EXECUTIONS, "list_command", "The newest executions."),
+        "get": Entry(_EXECUTIONS, "get", "One execution: its state, checkpoints and failure."),
+        "resume": Entry(_STEERING, "resume", "Go on with an execution that nobody runs."),
+        "retry": Entry(_STEERING, "retry", "Try a failed execution again."),
+        "cancel": Entry(_STEERING, "cancel", "Ask an execution to end."),
+        "input": Entry(_STEERING, "input_command", "Answer an execution that waits."),
+    },
+)
+def executions() -> None:
+    """Look at executions and steer them. An ID may be the beginning of one."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
+        "show": Entry(f"{_HERE}.journal", "show", "The history of an execution, event by event."),
+        "verify": Entry(f"{_HERE}.journal", "verify", "Check that nothing was altered or lost."),
+    },
+)
+def journal() -> None:
+    """Read and check what is recorded."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    cli(prog_name="kitaru")

@@ -1,0 +1,72 @@
+"""`kitaru run`: starts a flow and waits for its result."""
+
+from typing import Any
+
+import click
+import msgspec
+
+from kitaru.errors import KitaruUsageError
+from kitaru.surfaces.cli.commands import Command
+from kitaru.surfaces.cli.output import Output
+
+
+@click.command(cls=Command)
+@click.argument("target")
+@click.option("--args", "arguments", metavar="JSON|@FILE", help="The flow's arguments by name.")
+@click.option("--no-wait", is_flag=True, help="Only start it; a worker or `resume` runs it.")
+@click.option("--retries", type=click.IntRange(0), help="How often the body is run again.")
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait, at most.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    target: str,
+    arguments: str | None,
+    no_wait: bool,
+    retries: int | None,
+    timeout: float | None,
+) -> None:
+    """Start a flow and wait for its result.
+
+    TARGET is path/to/file.py:flow or module:flow; the flow's name may be left out where there is
+    only one. The execution's id is printed first, then the result; progress goes to stderr.
+    """
+    from kitaru.engine.schema import bind_json
+    from kitaru.engine.source import load_target
+    from kitaru.surfaces.cli.waiting import announce, wait_for
+
+    given = _arguments(arguments)
+    flow = load_target(target)
+    bound = bind_json(flow.definition.function, given)
+    handle = flow.sync.with_options(retries=retries).run(**bound)
+    output = Output(ctx)
+    if no_wait:
+        item = {"exec_id": handle.exec_id, "flow_name": flow.name, "status": handle.status}
+        output.item(item, lambda: str(handle.exec_id))
+        output.note(f"Started. `kitaru executions resume {handle.exec_id}` or a worker runs it.")
+        return
+    announce(output, handle.exec_id)
+    wait_for(ctx, output, handle, flow_name=flow.name, timeout=timeout)
+
+
+def _arguments(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    if text.startswith("@"):
+        text = _content(text[1:])
+    try:
+        arguments = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        raise click.BadParameter(f"not valid JSON: {error}", param_hint="--args") from None
+    if not isinstance(arguments, dict):
+        raise click.BadParameter(
+            'an object is needed, such as {"url": "https://example.com"}', param_hint="--args"
+        )
+    return arguments
+
+
+def _content(file: str) -> str:
+    try:
+        with click.open_file(file, encoding="utf-8") as stream:
+            return stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitaruUsageError(f"The arguments in {file} cannot be read: {error}") from error

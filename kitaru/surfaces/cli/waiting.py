@@ -1,0 +1,160 @@
+"""Waiting for an execution in front of a terminal: progress, the result, Ctrl-C."""
+
+import threading
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import click
+from msgspec import Raw
+
+from kitaru.errors import KitaruError, KitaruExecutionError
+from kitaru.operations import reading
+from kitaru.projections.timeline import TimelineEntry, timeline_of
+from kitaru.projections.views import Execution
+from kitaru.sdk.client import KitaruClient
+from kitaru.status import ExecutionStatus
+from kitaru.surfaces.cli.commands import EXIT_FAILURE, EXIT_INTERRUPTED, Failure
+from kitaru.surfaces.cli.output import Output
+from kitaru.surfaces.cli.text import duration_text, escaped
+
+_POLL_SECONDS = 0.1
+_SHOWN = frozenset(
+    {
+        "checkpoint_completed",
+        "checkpoint_failed",
+        "flow_attempt_failed",
+        "timer_started",
+        "execution_recovered",
+    }
+)
+
+
+def announce(output: Output, exec_id: str) -> None:
+    """Says which execution it is, before anything can go wrong with it."""
+    click.echo(exec_id, err=output.is_json)
+
+
+def wait_for(
+    ctx: click.Context,
+    output: Output,
+    handle: Any,
+    *,
+    flow_name: str,
+    timeout: float | None,
+) -> None:
+    """Waits for an execution's end and shows its result, or how it failed."""
+    try:
+        with Progress(handle.exec_id, quiet=output.is_json):
+            result = handle.wait(timeout)
+    except KeyboardInterrupt:
+        output.note(
+            f"\nStopped waiting. Execution {handle.exec_id} is not cancelled: what it has done is "
+            f"kept, and `kitaru executions resume {handle.exec_id}` or a worker goes on with it; "
+            f"`kitaru executions cancel {handle.exec_id}` would end it."
+        )
+        ctx.exit(EXIT_INTERRUPTED)
+    except KitaruExecutionError as error:
+        raise _failure(output, error) from error
+    item = {
+        "exec_id": handle.exec_id,
+        "flow_name": flow_name,
+        "status": ExecutionStatus.COMPLETED,
+        "result": _json(result),
+    }
+
+    def text() -> str:
+        from kitaru.surfaces.cli.values import whole_value
+
+        return whole_value(result)
+
+    output.item(item, text)
+
+
+def _json(result: object) -> object:
+    from kitaru.engine.codec import Codec, TypeScope
+    from kitaru.errors import KitaruSerializationError
+
+    try:
+        return Raw(Codec().encode(result, where="result", types=TypeScope.of(type(result))))
+    except KitaruSerializationError:
+        return repr(result)
+
+
+def _failure(output: Output, error: KitaruExecutionError) -> Failure:
+    return Failure(
+        _failure_text(error),
+        kind=type(error).__name__,
+        command=output.command,
+        as_json=output.is_json,
+        exit_code=EXIT_FAILURE,
+    )
+
+
+def _failure_text(error: KitaruExecutionError) -> str:
+    execution = KitaruClient().executions.get(error.exec_id)
+    hint = f"`kitaru executions get {error.exec_id}` shows it all"
+    if error.status is ExecutionStatus.FAILED:
+        hint += f", `kitaru executions retry {error.exec_id}` tries again"
+    return f"{_what_went_wrong(execution, error)}\n{hint}."
+
+
+def _what_went_wrong(execution: Execution, error: KitaruExecutionError) -> str:
+    failure = execution.failure
+    if failure is None or execution.status is not ExecutionStatus.FAILED:
+        return str(error)
+    call = f" in checkpoint {failure.call_id}" if failure.call_id else ""
+    site = f" at {failure.site}" if failure.site else ""
+    what = f"{failure.exception_type}: {failure.message}"
+    return f"The execution has failed{call}{site}: {what}"
+
+
+class Progress:
+    """Tells on stderr what an execution does while somebody waits for it."""
+
+    def __init__(self, exec_id: str, *, quiet: bool) -> None:
+        self._exec_id = exec_id
+        self._quiet = quiet
+        self._stop = threading.Event()
+        self._version = 0
+        self._thread = threading.Thread(target=self._follow, name="kitaru-progress", daemon=True)
+
+    def __enter__(self) -> "Progress":
+        if not self._quiet:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if not self._quiet:
+            self._thread.join(1.0)
+
+    def _follow(self) -> None:
+        try:
+            with reading.opened_journal() as reader:
+                while not self._stop.wait(_POLL_SECONDS):
+                    self._tell(reader)
+                self._tell(reader)
+        except (KitaruError, OSError):
+            return  # progress is a courtesy: whoever waits is told what matters
+
+    def _tell(self, reader: "reading.SqliteReader") -> None:
+        events = reading.events_after(reader, self._exec_id, self._version)
+        for entry in timeline_of(events):
+            self._version = entry.version
+            if entry.kind in _SHOWN:
+                click.echo(f"  {_line(entry)}", err=True)
+
+
+def _line(entry: TimelineEntry) -> str:
+    parts = [entry.path or "", entry.text.removeprefix("checkpoint ")]
+    if entry.duration_us is not None:
+        parts.append(f"({duration_text(timedelta(microseconds=entry.duration_us))})")
+    if entry.failure is not None:
+        parts.append(f"{entry.failure.exception_type}: {entry.failure.message}")
+    return escaped("  ".join(filter(None, parts)))

@@ -1,0 +1,105 @@
+"""The log is moved into the database, only under the write lock, and never grows without end."""
+
+import sqlite3
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from journal import Append, HeadChange, NewEvent, open_journal, open_reader
+from journal.backends.sqlite import checkpoints
+from journal.backends.sqlite.checkpoints import Checkpoints
+from journal.backends.sqlite.connections import connect_reader, connect_writer
+from journal.backends.sqlite.journal import SqliteJournal
+
+PAYLOAD = b"x" * 20_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "journal.db")
+
+
+def append(version: int) -> Append:
+    head = HeadChange("running", "order", None) if version == 0 else None
+    return Append("ex-1", (NewEvent("Happened", PAYLOAD),), version, head)
+
+
+def size(path: str) -> int:
+    return Path(path).stat().st_size
+
+
+async def test_the_log_stays_small_however_much_is_written(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "DUE_BYTES", 500_000)
+    journal = await open_journal(path)
+    sizes = []
+    for version in range(300):
+        await journal.append(append(version))
+        sizes.append(size(f"{path}-wal"))
+    await journal.close()
+    assert max(sizes) < 2_000_000 < 300 * len(PAYLOAD)
+    assert size(path) > 300 * len(PAYLOAD)
+    with open_reader(path) as reader:
+        assert reader.verify() == []
+
+
+async def test_a_log_that_others_left_is_taken_over(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = await open_journal(path)
+    for version in range(50):
+        await holder.append(append(version))
+    monkeypatch.setattr(checkpoints, "DUE_BYTES", 500_000)
+    journal = cast("SqliteJournal", await open_journal(path))
+    assert journal._committer._checkpoints.are_due
+    await journal.append(append(50))
+    await journal.close()
+    assert not journal._committer._checkpoints.anything_written
+    await holder.close()
+
+
+def test_no_connection_checkpoints_by_itself(path: str) -> None:
+    Path(path).touch()
+    for connection in (connect_writer(path), connect_reader(path)):
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        connection.close()
+
+
+def test_a_checkpoint_is_taken_under_the_write_lock(path: str) -> None:
+    Path(path).touch()
+    writer, third = connect_writer(path), sqlite3.connect(path, isolation_level=None, timeout=0)
+    taken = Checkpoints(path)
+    seen: list[str] = []
+
+    def trace(statement: str) -> None:
+        if statement == "COMMIT":
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                third.execute("BEGIN IMMEDIATE")
+        seen.append(statement)
+
+    writer.set_trace_callback(trace)
+    assert taken.take(writer)
+    assert seen == ["BEGIN IMMEDIATE", "COMMIT"]
+    third.execute("BEGIN IMMEDIATE")
+    third.execute("ROLLBACK")
+    taken.close()
+    third.close()
+    writer.close()
+
+
+def test_a_reader_in_the_way_delays_a_checkpoint_and_breaks_nothing(path: str) -> None:
+    Path(path).touch()
+    writer, reader = connect_writer(path), connect_reader(path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM events").fetchall()
+    writer.execute("UPDATE settlements SET settled = 7")
+    taken = Checkpoints(path)
+    assert not taken.take(writer)
+    reader.execute("COMMIT")
+    assert taken.take(writer)
+    taken.close()
+    reader.close()
+    writer.close()

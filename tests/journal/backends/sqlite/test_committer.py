@@ -1,0 +1,475 @@
+"""Commits that fail, commits of others, and commits of many at once."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from journal import (
+    Append,
+    Appended,
+    Claim,
+    ClaimQuery,
+    CommitOutcomeUnknown,
+    HeadChange,
+    Journal,
+    JournalFull,
+    JournalReadOnly,
+    JournalUnavailable,
+    NewEvent,
+    RecordedEvent,
+    WrongExpectedVersion,
+    open_journal,
+    open_reader,
+)
+from journal.backends.sqlite import committer as committing
+from journal.backends.sqlite.connections import connect_writer
+from journal.backends.sqlite.journal import SqliteJournal
+
+RUNNING = HeadChange("running", "order", 0)
+
+OTHER_PROCESS = """
+import asyncio, sys
+from journal import Append, Claim, ClaimQuery, HeadChange, NewEvent, open_journal
+
+async def main(path):
+    journal = await open_journal(path)
+    for line in sys.stdin:
+        match line.split():
+            case ["append", stream, version]:
+                head = HeadChange("running", "order", 0) if version == "0" else None
+                events = (NewEvent("Other", b""),)
+                append = Append(stream, events, int(version), head)
+                print((await journal.append(append)).version, flush=True)
+            case ["claim"]:
+                query = ClaimQuery(category="ex", names=["order"], claim=Claim("other", 0.0))
+                print(len(await journal.claim(query)), flush=True)
+    await journal.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def append(stream: str = "ex-1", version: int = 0, payload: bytes = b"x", **more: Any) -> Append:
+    head = RUNNING if version == 0 else None
+    return Append(stream, (NewEvent("Happened", payload),), version, head, **more)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "journal.db")
+
+
+class Other:
+    """Another process with the same journal."""
+
+    def __init__(self, path: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OTHER_PROCESS, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def do(self, command: str) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture
+def other(path: str) -> Iterator[Other]:
+    other = Other(path)
+    yield other
+    other.process.communicate(timeout=20)
+    assert other.process.returncode == 0
+
+
+# Another process may append between any two calls: what is remembered is never trusted too long.
+
+
+async def test_another_process_may_append_at_every_step(path: str, other: Other) -> None:
+    journal = await open_journal(path)
+    version = (await journal.append(append())).version
+    for _ in range(15):
+        assert await asyncio.to_thread(other.do, f"append ex-1 {version}") == version + 1
+        with pytest.raises(WrongExpectedVersion) as refused:
+            await journal.append(append("ex-1", version))
+        assert refused.value.actual == version + 1
+        version = (await journal.append(append("ex-1", version + 1))).version
+        await asyncio.to_thread(other.do, f"append ex-other-{version} 0")
+        version = journal.append_blocking(append("ex-1", version)).version
+    events = await journal.read_all()
+    assert [event.position for event in events] == list(range(1, len(events) + 1))
+    with open_reader(path) as reader:
+        assert reader.verify() == []
+    await journal.close()
+
+
+async def test_another_processs_claim_ends_the_lease_here(path: str, other: Other) -> None:
+    journal = await open_journal(path)
+    started = await journal.append(append(claim=Claim("me", 0.0)))
+    assert await asyncio.to_thread(other.do, "claim") == 1
+    assert started.lease is not None
+    assert journal.renew_blocking([started.lease], 60) == []
+    await journal.close()
+
+
+async def test_other_processes_commits_wake_watchers(path: str, other: Other) -> None:
+    journal = await open_journal(path)
+    hints: asyncio.Queue[int] = asyncio.Queue()
+    stop = journal.watch("ex-1", lambda events: hints.put_nowait(len(events)))
+    await asyncio.to_thread(other.do, "append ex-1 0")
+    assert await asyncio.wait_for(hints.get(), 20) == 0
+    stop()
+    await journal.close()
+
+
+async def test_without_watchers_nothing_is_looked_at(path: str) -> None:
+    journal = cast("SqliteJournal", await open_journal(path))
+    assert journal._looking is None
+    stop = journal.watch(None, lambda _: None)
+    assert journal._looking is not None
+    stop()
+    await asyncio.sleep(0.1)
+    assert journal._looking is None
+    await journal.close()
+
+
+async def test_heartbeats_do_not_make_the_journal_forget(path: str) -> None:
+    journal = cast("SqliteJournal", await open_journal(path))
+    started = await journal.append(append(claim=Claim("me", 30)))
+    assert started.lease is not None
+    hints: list[int] = []
+    journal.watch(None, lambda events: hints.append(len(events)))
+    for version in range(1, 10):
+        assert len(journal.renew_blocking([started.lease], 30)) == 1
+        await journal.append(append("ex-1", version, lease=started.lease))
+        assert "ex-1" in journal._committer._ends.by_stream
+    await journal.close()
+    assert 0 not in hints[:9]
+
+
+# A commit that fails is unknown until it was read back.
+
+
+class Faulty:
+    """A connection whose next commit fails: before it is done, or after."""
+
+    def __init__(self, connection: sqlite3.Connection, faults: list[str]) -> None:
+        self._connection = connection
+        self._faults = faults
+
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        if statement != "COMMIT" or not self._faults:
+            return self._connection.execute(statement, *parameters)
+        fault = self._faults.pop(0)
+        if fault == "after":
+            self._connection.execute("COMMIT")
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+Break = Callable[..., None]
+
+
+@pytest.fixture
+async def faulty(path: str) -> tuple[Journal, Break]:
+    """A journal, and how to make its next commits fail, and its openings."""
+    journal = cast("SqliteJournal", await open_journal(path))
+    faults: list[str] = []
+    openings: list[bool] = []
+
+    def connect(path: str) -> sqlite3.Connection:
+        if openings:
+            openings.pop()
+            error = sqlite3.OperationalError("unable to open database file")
+            error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise error
+        return cast("sqlite3.Connection", Faulty(connect_writer(path), faults))
+
+    def break_(*commits: str, openings_that_fail: int = 0) -> None:
+        faults.extend(commits)
+        openings.extend([True] * openings_that_fail)
+
+    committer = journal._committer
+    committer._drop()
+    committer._connect = connect
+    await journal.append(append("ex-0"))
+    return journal, break_
+
+
+async def test_a_commit_that_failed_but_is_there_succeeds(faulty: tuple[Journal, Break]) -> None:
+    journal, break_ = faulty
+    told: list[RecordedEvent] = []
+    journal.watch(None, told.extend)
+    break_("after")
+    appended = await journal.append(append())
+    assert await journal.read_stream("ex-1") == list(appended.events)
+    break_("after")
+    appended = journal.append_blocking(append("ex-1", 1))
+    assert appended.version == 2
+    await asyncio.sleep(0.05)
+    assert told == await journal.read_stream("ex-1")
+    await journal.close()
+
+
+async def test_a_commit_that_failed_and_is_not_there_may_be_repeated(
+    faulty: tuple[Journal, Break],
+) -> None:
+    journal, break_ = faulty
+    break_("before")
+    with pytest.raises(JournalUnavailable, match=r"journal\.db"):
+        await journal.append(append())
+    assert await journal.read_stream("ex-1") == []
+    await journal.append(append())
+    assert len(await journal.read_stream("ex-1")) == 1
+    await journal.close()
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_a_group_shares_the_outcome_of_its_commit(
+    faulty: tuple[Journal, Break], fault: str
+) -> None:
+    journal, break_ = faulty
+    break_(fault)
+    results = await asyncio.gather(
+        *(journal.append(append(f"ex-{n}")) for n in range(1, 20)),
+        journal.append(append("ex-0")),
+        return_exceptions=True,
+    )
+    refused = results.pop()
+    written = len(await journal.read_all()) - 1
+    assert isinstance(refused, WrongExpectedVersion | JournalUnavailable)
+    if fault == "after":
+        assert written == 19
+        assert all(isinstance(result, Appended) for result in results)
+    else:
+        assert written == 0
+        assert all(type(result) is JournalUnavailable for result in results)
+    await journal.close()
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_an_outcome_that_cannot_be_read_back_is_told_as_unknown(
+    faulty: tuple[Journal, Break], fault: str
+) -> None:
+    journal, break_ = faulty
+    break_(fault, openings_that_fail=1)
+    with pytest.raises(CommitOutcomeUnknown, match=r"journal\.db"):
+        await journal.append(append())
+    written = len(await journal.read_stream("ex-1"))
+    assert written == (fault == "after")
+    appended = await journal.append(append("ex-1", written))
+    assert appended.version == written + 1
+    await journal.close()
+
+
+async def test_a_settlement_that_fails_too_leaves_the_outcome_unknown(
+    faulty: tuple[Journal, Break],
+) -> None:
+    journal, break_ = faulty
+    break_("before", "before")
+    with pytest.raises(CommitOutcomeUnknown):
+        await journal.append(append())
+    await journal.append(append())
+    await journal.close()
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_a_claim_and_a_renewal_are_settled_too(
+    faulty: tuple[Journal, Break], fault: str
+) -> None:
+    journal, break_ = faulty
+    query = ClaimQuery(category="ex", names=["order"], claim=Claim("me", 30))
+    break_(fault)
+    if fault == "before":
+        with pytest.raises(JournalUnavailable):
+            await journal.claim(query)
+    [(_, lease)] = await journal.claim(query)
+    break_(fault)
+    if fault == "before":
+        with pytest.raises(JournalUnavailable):
+            journal.renew_blocking([lease], 60)
+    else:
+        assert len(journal.renew_blocking([lease], 60)) == 1
+    head = await journal.head("ex-0")
+    assert head is not None
+    assert (head.owner, head.epoch) == ("me", 1)
+    await journal.close()
+
+
+# A full disk refuses, loses nothing, and is forgotten when there is room again.
+
+
+async def fill(journal: Journal, version: int) -> int:
+    """Appends until there is no room; returns the last version that there was room for."""
+    for _ in range(1000):
+        try:
+            version = (await journal.append(append("ex-1", version, b"x" * 3000))).version
+        except JournalFull as error:
+            assert "journal.db" in str(error)
+            return version
+    return pytest.fail("there was room without end")
+
+
+async def test_a_full_file_is_told_and_forgotten(path: str) -> None:
+    journal = cast("SqliteJournal", await open_journal(path))
+    await journal.append(append())
+    connection = journal._committer._connection
+    assert connection is not None
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+    version = await fill(journal, 1)
+    with pytest.raises(JournalFull):
+        journal.append_blocking(append("ex-1", version, b"x" * 30_000))
+    assert len(await journal.read_stream("ex-1")) == version
+    connection.execute("PRAGMA max_page_count = 1000000")
+    assert (await journal.append(append("ex-1", version, b"x" * 3000))).version == version + 1
+    await journal.close()
+    with open_reader(path) as reader:
+        assert reader.verify() == []
+        assert len(reader.read_all()) == version + 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    mount("-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder))
+    yield folder
+    unmount(str(folder))
+
+
+def mount(*arguments: str) -> None:
+    if subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+
+
+async def test_a_full_disk_is_told_and_forgotten(small_disk: Path) -> None:
+    folder = small_disk
+    ballast = folder / "ballast"
+    journal = await open_journal(str(folder / "journal.db"))
+    version = (await journal.append(append())).version
+    ballast.write_bytes(bytes(100_000))
+    version = await fill(journal, version)
+    with pytest.raises(JournalFull):
+        await journal.append(append("ex-1", version, b"x" * 200_000))
+    assert len(await journal.read_stream("ex-1")) == version
+    ballast.unlink()
+    assert (await journal.append(append("ex-1", version, b"x" * 3000))).version == version + 1
+    await journal.close()
+    with open_reader(str(folder / "journal.db")) as reader:
+        assert reader.verify() == []
+        assert len(reader.read_all()) == version + 1
+
+
+# Waiting for another process has an end, and does not stop the event loop.
+
+
+async def test_a_lock_that_is_never_given_back_is_told(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "BUSY_SECONDS", 0.2)
+    journal = await open_journal(path)
+    await journal.append(append())
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalUnavailable, match="locked"):
+        await journal.append(append("ex-1", 1))
+    with pytest.raises(JournalUnavailable, match="locked"):
+        journal.append_blocking(append("ex-1", 1))
+    results = await asyncio.gather(
+        *(journal.append(append(f"ex-{n}")) for n in range(2, 5)), return_exceptions=True
+    )
+    assert {type(result) for result in results} == {JournalUnavailable}
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    await journal.close()
+
+
+async def test_the_event_loop_goes_on_while_another_process_writes(path: str) -> None:
+    journal = await open_journal(path)
+    await journal.append(append())
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.create_task(journal.append(append("ex-1", 1)))
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+    assert not waiting.done()
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert (await waiting).version == 2
+    await journal.close()
+
+
+async def test_one_that_cannot_be_written_does_not_harm_its_group(path: str) -> None:
+    journal = cast("SqliteJournal", await open_journal(path))
+    too_big = Append("ex-9", (NewEvent("Happened", b"x", 1),), 0, RUNNING, None, Claim("m", 1e300))
+    results = await asyncio.gather(
+        *(journal.append(append(f"ex-{n}")) for n in range(5)),
+        journal.append(too_big),
+        return_exceptions=True,
+    )
+    assert isinstance(results.pop(), Exception)
+    assert all(isinstance(result, Appended) for result in results)
+    assert len(await journal.read_all()) == 5
+    await journal.close()
+
+
+# A journal that may not be written can be read.
+
+
+@pytest.fixture(params=["file", "folder"])
+async def read_only(request: pytest.FixtureRequest, path: str) -> AsyncIterator[str]:
+    journal = await open_journal(path)
+    await journal.append(append())
+    await journal.close()
+    mounted = path if request.param == "file" else str(Path(path).parent)
+    mount("--bind", mounted, mounted)
+    mount("-o", "remount,bind,ro", mounted)
+    yield path
+    unmount(mounted)
+
+
+def unmount(place: str) -> None:
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+async def test_a_journal_that_may_not_be_written_can_be_read(read_only: str) -> None:
+    journal = await open_journal(read_only)
+    assert len(await journal.read_stream("ex-1")) == 1
+    with pytest.raises(JournalReadOnly, match=r"journal\.db"):
+        await journal.append(append("ex-1", 1))
+    with pytest.raises(JournalReadOnly):
+        journal.append_blocking(append("ex-1", 1))
+    with open_reader(read_only) as reader:
+        assert reader.verify() == []
+    await journal.close()
+
+
+# Closing leaves nothing behind.
+
+
+async def test_closing_leaves_no_thread_and_no_log(path: str) -> None:
+    before = set(threading.enumerate())
+    journal = await open_journal(path)
+    await asyncio.gather(*(journal.append(append(f"ex-{n}")) for n in range(50)))
+    await journal.read_all()
+    assert set(threading.enumerate()) > before
+    await journal.close()
+    assert set(threading.enumerate()) == before
+    assert [file.name for file in Path(path).parent.iterdir()] == ["journal.db"]

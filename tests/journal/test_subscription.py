@@ -1,0 +1,154 @@
+"""Followers get every event once and in order: what was there, then what comes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from journal import (
+    Append,
+    HeadChange,
+    Journal,
+    JournalClosed,
+    NewEvent,
+    RecordedEvent,
+    follow,
+    follow_all,
+)
+from journal.journal import Watcher
+
+HEAD = HeadChange("running", "order", None)
+
+
+async def append(journal: Journal, stream: str, version: int, count: int = 1) -> None:
+    events = tuple(NewEvent("Happened", b"%d" % (version + n)) for n in range(1, count + 1))
+    await journal.append(Append(stream, events, version, HEAD if version == 0 else None))
+
+
+async def take(events: AsyncGenerator[RecordedEvent, None], count: int) -> list[int]:
+    return [(await asyncio.wait_for(anext(events), 20)).version for _ in range(count)]
+
+
+async def test_a_follower_catches_up_and_goes_on(journal: Journal) -> None:
+    await append(journal, "ex-1", 0, 3)
+    followed = follow(journal, "ex-1", after=1)
+    assert await take(followed, 2) == [2, 3]
+    waiting = asyncio.create_task(take(followed, 3))
+    await asyncio.sleep(0.01)
+    await append(journal, "ex-1", 3)
+    await append(journal, "ex-2", 0)
+    await append(journal, "ex-1", 4, 2)
+    assert await waiting == [4, 5, 6]
+    await followed.aclose()
+
+
+async def test_a_stream_may_be_followed_before_it_exists(journal: Journal) -> None:
+    followed = follow(journal, "ex-1")
+    waiting = asyncio.create_task(take(followed, 1))
+    await asyncio.sleep(0.01)
+    await append(journal, "ex-1", 0)
+    assert await waiting == [1]
+    await followed.aclose()
+
+
+async def test_more_than_a_page_is_caught_up_with(journal: Journal) -> None:
+    await append(journal, "ex-1", 0, 2500)
+    followed = follow(journal, "ex-1")
+    assert await take(followed, 2500) == list(range(1, 2501))
+    await followed.aclose()
+
+
+async def test_all_streams_are_followed_in_the_order_of_the_journal(journal: Journal) -> None:
+    await append(journal, "ex-1", 0, 2)
+    followed = follow_all(journal, after=1)
+    waiting = asyncio.create_task(take(followed, 4))
+    await asyncio.sleep(0.01)
+    await append(journal, "ex-2", 0)
+    await append(journal, "ex-1", 2)
+    await asyncio.to_thread(
+        journal.append_blocking, Append("ex-2", (NewEvent("Happened", b""),), 1)
+    )
+    assert await waiting == [2, 1, 3, 2]
+    await followed.aclose()
+
+
+async def test_following_in_the_same_process_reads_nothing_again(journal: Journal) -> None:
+    counting = _Counting(journal)
+    followed = follow(counting, "ex-1", poll_seconds=60)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(take(followed, 100))
+    await asyncio.sleep(0.05)
+    for version in range(100):
+        await append(journal, "ex-1", version)
+    assert await waiting == list(range(1, 101))
+    assert counting.reads == 1
+    await followed.aclose()
+
+
+async def test_a_lost_hint_delays_and_never_loses(journal: Journal) -> None:
+    deaf = _Counting(journal, deaf=True)
+    followed = follow(deaf, "ex-1", poll_seconds=0.01)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(take(followed, 3))
+    await asyncio.sleep(0.05)
+    await append(journal, "ex-1", 0, 3)
+    assert await waiting == [1, 2, 3]
+    await followed.aclose()
+
+
+@pytest.mark.parametrize("order", [[3, 1, 2], [1, 1, 2, 2, 3], [2, 3], []])
+async def test_hints_in_any_order_lead_to_the_truth(journal: Journal, order: list[int]) -> None:
+    confused = _Counting(journal, deaf=True)
+    followed = follow(confused, "ex-1", poll_seconds=60)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(take(followed, 3))
+    await asyncio.sleep(0.05)
+    await append(journal, "ex-1", 0, 3)
+    read = await journal.read_stream("ex-1")
+    for version in order:
+        confused.tell([read[version - 1]])
+    confused.tell([])
+    assert await waiting == [1, 2, 3]
+    await followed.aclose()
+
+
+async def test_a_slow_follower_gets_everything(journal: Journal) -> None:
+    followed = follow(journal, "ex-1")
+    await append(journal, "ex-1", 0)
+    assert await take(followed, 1) == [1]
+    for version in range(1, 30_000, 1000):
+        await append(journal, "ex-1", version, 1000)
+    assert await take(followed, 29_000) == list(islice(range(2, 40_000), 29_000))
+    await followed.aclose()
+
+
+async def test_a_follower_learns_that_the_journal_was_closed(journal: Journal) -> None:
+    followed = follow(journal, "ex-1", poll_seconds=60)
+    waiting = asyncio.create_task(take(followed, 1))
+    await asyncio.sleep(0.05)
+    await journal.close()
+    with pytest.raises(JournalClosed):
+        await waiting
+
+
+class _Counting:
+    """A journal that counts its reads, and whose watchers hear only what a test tells them."""
+
+    def __init__(self, journal: Journal, *, deaf: bool = False) -> None:
+        self._journal = journal
+        self._deaf = deaf
+        self._watchers: list[Watcher] = []
+        self.reads = 0
+
+    async def read_stream(self, stream: str, /, **options: Any) -> list[RecordedEvent]:
+        self.reads += 1
+        return await self._journal.read_stream(stream, **options)
+
+    def watch(self, stream: str | None, watcher: Watcher, /) -> Callable[[], None]:
+        self._watchers.append(watcher)
+        if self._deaf:
+            return self._watchers.clear
+        return self._journal.watch(stream, watcher)
+
+    def tell(self, events: Sequence[RecordedEvent]) -> None:
+        for watcher in self._watchers:
+            watcher(events)

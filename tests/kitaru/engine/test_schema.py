@@ -1,0 +1,229 @@
+"""JSON from outside becomes a function's arguments, or an error that names the field."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from uuid import UUID
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+
+from kitaru.engine.codec import registry
+from kitaru.engine.schema import bind_json, input_schema
+from kitaru.errors import KitaruUsageError
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+@dataclasses.dataclass
+class Item:
+    name: str
+    parts: "list[Item]" = dataclasses.field(default_factory=list)
+
+
+class Struct(msgspec.Struct):
+    size: Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Inner(pydantic.BaseModel):
+    size: int = pydantic.Field(gt=0)
+
+
+class Model(pydantic.BaseModel):
+    inners: list[Inner]
+
+
+@attrs.define
+class Attrs:
+    size: int
+
+
+class Pair(NamedTuple):
+    left: int
+    right: str = "r"
+
+
+class Entry(TypedDict):
+    size: int
+
+
+def takes(annotation: Any) -> Callable[..., None]:
+    def function(value: Any) -> None:
+        raise NotImplementedError
+
+    function.__annotations__["value"] = annotation
+    return function
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "expected"),
+    [
+        (str, "a", "a"),
+        (int, 1, 1),
+        (int, "1", 1),
+        (float, 1, 1.0),
+        (bool, True, True),
+        (str | int, 1, 1),
+        (str | None, None, None),
+        (Any, {"a": [1]}, {"a": [1]}),
+        (object, [1], [1]),
+        (list[int], [1], [1]),
+        (tuple[int, str], [1, "a"], (1, "a")),
+        (set[int], [1, 2], {1, 2}),
+        (frozenset[str], ["a"], frozenset({"a"})),
+        (dict[int, str], {"1": "a"}, {1: "a"}),
+        (bytes, "AP8=", b"\0\xff"),
+        (datetime, "2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        (date, "2026-01-02", date(2026, 1, 2)),
+        (timedelta, "PT5S", timedelta(seconds=5)),
+        (Decimal, "1.10", Decimal("1.10")),
+        (UUID, "12345678123456781234567812345678", UUID("12345678123456781234567812345678")),
+        (Path, "a/b", Path("a/b")),
+        (Path | None, "a", Path("a")),
+        (str | UUID, "a", "a"),
+        (int | Path, "a/b", Path("a/b")),
+        (list[Path], ["a"], [Path("a")]),
+        (Literal["a", 1], 1, 1),
+        (Colour, "red", Colour.RED),
+        (Level, 1, Level.LOW),
+        (Item, {"name": "a", "parts": [{"name": "b"}]}, Item("a", [Item("b")])),
+        (Struct, {"size": 1}, Struct(1)),
+        (Attrs, {"size": 1}, Attrs(1)),
+        (Pair, [1], Pair(1)),
+        (Entry, {"size": 1}, {"size": 1}),
+        (Model, {"inners": [{"size": 1}]}, Model(inners=[Inner(size=1)])),
+        (dict[str, list[Inner]], {"a": [{"size": 2}]}, {"a": [Inner(size=2)]}),
+    ],
+    ids=str,
+)
+def test_json_is_converted_to_the_annotated_type(
+    annotation: Any, given: Any, expected: Any
+) -> None:
+    bound = bind_json(takes(annotation), {"value": given})
+    assert bound == {"value": expected}
+    assert type(bound["value"]) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "message"),
+    [
+        (int, "x", "value: Expected `int`, got `str`"),
+        (list[int], [1, "x"], "value[1]: Expected `int`, got `str`"),
+        (Item, {"name": "a", "parts": [{"name": 3}]},
+         "value.parts[0].name: Expected `str`, got `int`"),
+        (Item, {}, "value: Object missing required field `name`"),
+        (Struct, {"size": 0}, "value.size: Expected `int` >= 1"),
+        (Path, 3, "value: Expected `str`, got `int`"),
+        (list[Path], ["a", 3], "value[1]: Expected `str`, got `int`"),
+        (Model, {"inners": [{"size": 0}]}, "value: inners.0.size: Input should be greater than 0"),
+        (list[Model], [{}], "value[0]: inners: Field required"),
+        (Colour, "blue", "value: Invalid enum value 'blue'"),
+        (Fraction, "1/2", "value: `Fraction` cannot be given as JSON"),
+        (int | Path, [], "value: Expected `int`, got `array`; Expected `str`, got `list`"),
+        (datetime, "soon", "value: Invalid RFC3339 encoded datetime"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_does_not_fit_is_named_by_its_path(annotation: Any, given: Any, message: str) -> None:
+    with pytest.raises(KitaruUsageError) as caught:
+        bind_json(takes(annotation), {"value": given})
+    assert str(caught.value) == message
+
+
+def flow(url: str, depth: int = 2, *, tags: list[str], note=None) -> None:  # type: ignore[no-untyped-def]
+    raise NotImplementedError
+
+
+def test_names_are_checked_and_each_wrong_one_is_told() -> None:
+    assert bind_json(flow, {"url": "u", "tags": [], "note": [1]}) == {
+        "url": "u",
+        "tags": [],
+        "note": [1],
+    }
+    with pytest.raises(KitaruUsageError) as caught:
+        bind_json(flow, {"depth": 1, "dept": 2, "note": 1})
+    assert str(caught.value) == (
+        "there is no argument 'dept'; there are: url, depth, tags, note; "
+        "the argument 'url' is missing; the argument 'tags' is missing"
+    )
+
+
+def test_positional_only_parameters_have_no_way_in() -> None:
+    def function(a: int, b: int = 2, /, c: int = 3) -> None:
+        raise NotImplementedError
+
+    with pytest.raises(
+        KitaruUsageError, match="'b' is positional-only and cannot be given by name"
+    ):
+        bind_json(function, {"b": 1})
+    with pytest.raises(KitaruUsageError, match="'a' is missing, and being positional-only"):
+        bind_json(function, {"c": 1})
+
+
+def test_keyword_arguments_take_any_name() -> None:
+    def function(a: int, *rest: int, **more: Path) -> None:
+        raise NotImplementedError
+
+    assert bind_json(function, {"a": 1, "rest": "x", "b": "y"}) == {
+        "a": 1,
+        "rest": Path("x"),
+        "b": Path("y"),
+    }
+
+
+def test_a_registered_class_is_read_by_its_own_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = registry.TypeRegistry()
+    own.register(Fraction, encode=str, decode=Fraction)
+    monkeypatch.setattr("kitaru.engine.schema.REGISTRY", own)
+    assert bind_json(takes(list[Fraction]), {"value": ["1/2"]}) == {"value": [Fraction(1, 2)]}
+
+
+def test_the_schema_says_what_a_flow_takes() -> None:
+    def function(
+        url: str,
+        item: Item,
+        model: Model,
+        path: Path = Path("a"),
+        depth: int = 2,
+        odd: "int | Path" = 3,
+        **more: int,
+    ) -> None:
+        raise NotImplementedError
+
+    schema = input_schema(function)
+    assert schema["type"] == "object"
+    assert schema["required"] == ["url", "item", "model"]
+    assert schema["additionalProperties"] == {"type": "integer"}
+    properties = schema["properties"]
+    assert properties["url"] == {"type": "string"}
+    assert properties["item"] == {"$ref": "#/$defs/Item"}
+    assert properties["path"] == {"type": "string", "format": "path"}
+    assert properties["depth"] == {"type": "integer", "default": 2}
+    assert properties["odd"] == {"default": 3}
+    assert properties["model"]["properties"]["inners"]["items"] == {"$ref": "#/$defs/Inner"}
+    assert schema["$defs"].keys() == {"Item", "Inner"}
+
+
+def test_what_has_no_schema_may_be_anything() -> None:
+    def function(a, b: Fraction, c: Callable[[int], str], d: "Unknown") -> None:  # type: ignore[no-untyped-def, name-defined] # noqa: F821
+        raise NotImplementedError
+
+    assert input_schema(function) == {
+        "type": "object",
+        "properties": {"a": {}, "b": {}, "c": {}, "d": {}},
+        "required": ["a", "b", "c", "d"],
+        "additionalProperties": False,
+    }
