@@ -1,9 +1,10 @@
 """What an append must look like before any stream is looked at."""
 
 from journal.errors import InvalidAppend
-from journal.records import Append, HeadChange, NewEvent
+from journal.records import Append, Claim, HeadChange, NewEvent
 
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_LONGEST_SECONDS = 1e12
 
 
 def category_of(stream: str) -> str:
@@ -29,16 +30,16 @@ def check_append(append: Append) -> None:
         raise InvalidAppend(f"a lease on {append.lease.stream!r} allows no append to {stream!r}")
     if append.release and append.lease is None:
         raise InvalidAppend("an append that releases a lease must name it")
+    for blob in append.blobs:
+        _check_bytes(blob)
     if append.claim is not None:
-        _check_text(append.claim.owner)
+        _check_claim(append.claim)
         if append.release:
             raise InvalidAppend("an append may claim a lease or release one, not both")
 
 
 def _check_event(event: NewEvent) -> None:
-    # Exact types: SQLite would store anything else as something that hashes differently.
-    if type(event.payload) is not bytes:
-        raise InvalidAppend(f"an event's payload is bytes, not {type(event.payload).__name__}")
+    _check_bytes(event.payload)
     _check_text(event.type)
     _check_integer(event.schema)
 
@@ -48,8 +49,19 @@ def _check_head(head: HeadChange) -> None:
     _check_text(head.name)
     _check_text(head.parent or "")
     _check_integer(head.due_at or 0)
-    if type(head.summary) is not bytes:
-        raise InvalidAppend(f"a head's summary is bytes, not {type(head.summary).__name__}")
+    _check_bytes(head.summary)
+
+
+def _check_claim(claim: Claim) -> None:
+    _check_text(claim.owner)
+    if not 0 <= claim.seconds <= _LONGEST_SECONDS:
+        raise InvalidAppend(f"{claim.seconds!r} seconds are no time for a lease")
+
+
+def _check_bytes(value: bytes) -> None:
+    # Exactly bytes: SQLite would store anything else as something that hashes differently.
+    if type(value) is not bytes:
+        raise InvalidAppend(f"bytes are needed, not {type(value).__name__}")
 
 
 def _check_text(value: str) -> None:

@@ -8,7 +8,7 @@ NO_JSON = Raw(b"")
 only when it is this very object."""
 
 
-class StoredValue(Struct, frozen=True, omit_defaults=True):
+class StoredValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """An encoded value: in the event itself, or in a blob that the event names."""
 
     json: Raw = NO_JSON

@@ -416,7 +416,9 @@ class AsyncRunner:
             call.running = self.host.loop.call_later(0.05, self._start_attempt, call)
             return
         call.begin()
-        context: contextvars.Context = call.context.copy()
+        # A later attempt must not see what an earlier one has set.
+        retried = call.definition.policy.max_attempts > 1
+        context: contextvars.Context = call.context.copy() if retried else call.context
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt))
         args, kwargs = call.definition.binder.spread(call.arguments)
         function = call.definition.function

@@ -52,7 +52,7 @@ def head_of(state: ExecutionState) -> HeadChange:
     )
 
 
-class Outgoing(Struct, frozen=True):
+class Outgoing(Struct, frozen=True, gc=False):
     """An event on its way into the journal."""
 
     event: ExecutionEvent
@@ -71,8 +71,8 @@ class Foreign(Struct, frozen=True):
 class OwnedExecution:
     """What the owner of an execution knows and writes. Nobody else appends under its lease.
 
-    Events are put into the outbox and flushed together. A flow on the event loop flushes with
-    `flush`, one with a thread of its own with `flush_blocking`; an execution uses one of them.
+    Events are put into the outbox and flushed together. This one belongs to the event loop;
+    `ThreadedExecution` is for a flow with a thread of its own.
     """
 
     def __init__(
@@ -86,20 +86,14 @@ class OwnedExecution:
         self.lease = lease
         self.outbox: list[Outgoing] = []
         self.on_foreign: Callable[[Foreign], None] = _ignore
-        self._flushing = threading.Lock()
-        self._outbox_lock = threading.Lock()
-        self.read_blocking: Callable[[int], list[RecordedEvent]] | None = None
-        self._broken: BaseException | None = None
 
     def put(self, outgoing: Outgoing) -> None:
         """Adds an event to the next flush."""
-        with self._outbox_lock:
-            self.outbox.append(outgoing)
+        self.outbox.append(outgoing)
 
     def take(self) -> list[Outgoing]:
         """Empties the outbox."""
-        with self._outbox_lock:
-            batch, self.outbox = self.outbox, []
+        batch, self.outbox = self.outbox, []
         return batch
 
     async def flush(self) -> None:
@@ -109,55 +103,22 @@ class OwnedExecution:
         CommitOutcomeUnknown when the store fails.
         """
         batch = self.take()
-        if not batch:
-            return
-        while True:
-            append, state = self._prepare(batch)
+        while batch:
+            append, state = self.prepare(batch)
             try:
                 appended = await self.journal.append(append)
-                break
             except WrongExpectedVersion:
-                self._accept_foreign(
-                    await self.journal.read_stream(self.stream, after=self.version)
-                )
-        self._accept(batch, appended, state)
-
-    def flush_blocking(self) -> None:
-        """The same on a thread of the caller's own; threads that come together share a commit."""
-        with self._flushing:
-            if self._broken is not None:
-                # Another thread's flush failed, perhaps with this thread's event in it.
-                raise self._broken
-            batch = self.take()
-            if not batch:
+                await self.catch_up()
+            else:
+                self.accept(batch, appended, state)
                 return
-            try:
-                self._append_blocking(batch)
-            except BaseException as error:
-                self._broken = error
-                raise
-
-    def _append_blocking(self, batch: Sequence[Outgoing]) -> None:
-        while True:
-            append, state = self._prepare(batch)
-            try:
-                appended = self.journal.append_blocking(append)
-                break
-            except WrongExpectedVersion:
-                assert self.read_blocking is not None
-                self._accept_foreign(self.read_blocking(self.version))
-        self._accept(batch, appended, state)
-
-    def wait_for_flush(self) -> None:
-        """Returns when no blocking flush is under way: what was durable before is known now."""
-        with self._flushing:
-            pass
 
     async def catch_up(self) -> None:
         """Takes in what clients have appended since."""
-        self._accept_foreign(await self.journal.read_stream(self.stream, after=self.version))
+        self.accept_foreign(await self.journal.read_stream(self.stream, after=self.version))
 
-    def _prepare(self, batch: Sequence[Outgoing]) -> tuple[Append, ExecutionState]:
+    def prepare(self, batch: Sequence[Outgoing]) -> tuple[Append, ExecutionState]:
+        """The append of these events, and the state after it."""
         events = [outgoing.event for outgoing in batch]
         state = fold(self.state, events)
         append = Append(
@@ -171,14 +132,16 @@ class OwnedExecution:
         )
         return append, state
 
-    def _accept(self, batch: Sequence[Outgoing], appended: Appended, state: ExecutionState) -> None:
+    def accept(self, batch: Sequence[Outgoing], appended: Appended, state: ExecutionState) -> None:
+        """The append is durable: the state moves on, and who waits is told."""
         self.state = state
         self.version = appended.version
         for outgoing, recorded in zip(batch, appended.events, strict=True):
             if outgoing.recorded is not None:
                 outgoing.recorded(recorded)
 
-    def _accept_foreign(self, recorded: Sequence[RecordedEvent]) -> None:
+    def accept_foreign(self, recorded: Sequence[RecordedEvent]) -> None:
+        """Takes in events that this owner did not write."""
         for fact in recorded:
             if fact.version <= self.version:
                 continue
@@ -186,6 +149,76 @@ class OwnedExecution:
             self.state = evolve(self.state, event)
             self.version = fact.version
             self.on_foreign(Foreign(fact.version, event))
+
+
+class ThreadedExecution(OwnedExecution):
+    """The same for a sync flow: its thread and its checkpoints' threads append without a hop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        exec_id: str,
+        state: ExecutionState,
+        version: int,
+        lease: Lease,
+    ) -> None:
+        super().__init__(journal, exec_id, state, version, lease)
+        self.read_blocking: Callable[[int], list[RecordedEvent]] | None = None
+        self._flushing = threading.Lock()
+        self._outbox_lock = threading.Lock()
+        self._broken: BaseException | None = None
+
+    def put(self, outgoing: Outgoing) -> None:
+        """Adds an event to the next flush; from any thread."""
+        with self._outbox_lock:
+            super().put(outgoing)
+
+    def take(self) -> list[Outgoing]:
+        """Empties the outbox; from any thread."""
+        with self._outbox_lock:
+            return super().take()
+
+    def flush_blocking(self) -> None:
+        """As `flush`, on the caller's thread; threads that come together share a commit."""
+        with self._flushing:
+            if self._broken is not None:
+                # Another thread's flush failed, perhaps with this thread's event in it.
+                raise self._broken
+            batch = self.take()
+            try:
+                while batch and not self._append_blocking(batch):
+                    assert self.read_blocking is not None
+                    self.accept_foreign(self.read_blocking(self.version))
+            except BaseException as error:
+                self._broken = error
+                raise
+
+    def _append_blocking(self, batch: Sequence[Outgoing]) -> bool:
+        append, state = self.prepare(batch)
+        try:
+            appended = self.journal.append_blocking(append)
+        except WrongExpectedVersion:
+            return False
+        self.accept(batch, appended, state)
+        return True
+
+    def wait_for_flush(self) -> None:
+        """Returns when no flush is under way: what was durable before is known now."""
+        with self._flushing:
+            pass
+
+
+def owned_execution(
+    asynchronous: bool,
+    journal: Journal,
+    exec_id: str,
+    state: ExecutionState,
+    version: int,
+    lease: Lease,
+) -> OwnedExecution:
+    """The execution in its owner's hands, for a flow of this colour."""
+    kind = OwnedExecution if asynchronous else ThreadedExecution
+    return kind(journal, exec_id, state, version, lease)
 
 
 def state_of(recorded: Sequence[RecordedEvent]) -> ExecutionState:

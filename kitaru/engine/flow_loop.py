@@ -84,10 +84,10 @@ class FlowLoop(asyncio.AbstractEventLoop):
         self._now = start
         self._ordinals = 0
         self._closed = False
-        self._tasks: weakref.WeakSet[FlowTask] = weakref.WeakSet()
-        self._generators: weakref.WeakKeyDictionary[AsyncGenerator[Any, Any], int] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._tasks: list[FlowTask] = []
+        self._prune_at = 64
+        self._generators: weakref.WeakKeyDictionary[AsyncGenerator[Any, Any], int] | None = None
+        """The body's async generators, by creation order; made with the first one."""
         self._abandoned: list[tuple[int, AsyncGenerator[Any, Any]]] = []
         self.unhandled: Callable[[dict[str, Any]], None] | None = None
         """Told of errors that no task of the body has looked at."""
@@ -132,9 +132,10 @@ class FlowLoop(asyncio.AbstractEventLoop):
         """Forgets the body without letting it go on: its coroutines are closed where they stand."""
         self._closed = True
         self._ready.clear()
-        for task in sorted(self._tasks, key=FlowTask.__hash__, reverse=True):
+        for task in reversed(self._tasks):
             if not task.done():
                 self._close_task(task)
+        self._tasks.clear()
 
     @staticmethod
     def _close_task(task: FlowTask) -> None:
@@ -162,7 +163,10 @@ class FlowLoop(asyncio.AbstractEventLoop):
             ordinal=self._ordinals,
             context=context or contextvars.copy_context(),
         )
-        self._tasks.add(task)
+        if len(self._tasks) >= self._prune_at:
+            self._tasks = [known for known in self._tasks if not known.done()]
+            self._prune_at = 64 + 2 * len(self._tasks)
+        self._tasks.append(task)
         return task
 
     def current(self) -> FlowTask:
@@ -252,6 +256,8 @@ class FlowLoop(asyncio.AbstractEventLoop):
 
     async def shutdown_asyncgens(self) -> None:
         """Closes the body's unfinished async generators, oldest first."""
+        if self._generators is None:
+            return
         unfinished = [(number, generator) for generator, number in self._generators.items()]
         for _, generator in sorted(unfinished + self._abandoned, key=_number):
             await generator.aclose()
@@ -259,12 +265,15 @@ class FlowLoop(asyncio.AbstractEventLoop):
 
     def _count_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._ordinals += 1
+        if self._generators is None:
+            self._generators = weakref.WeakKeyDictionary()
         self._generators[generator] = self._ordinals
 
     def _keep_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         # Called when the garbage collector finds it, which is at no certain moment: it is kept, and
         # closed at the flow's end with the others, so that replays take the same steps.
-        self._abandoned.append((self._generators.pop(generator, 0), generator))
+        known = self._generators or {}
+        self._abandoned.append((known.pop(generator, 0), generator))  # type: ignore[arg-type]
 
 
 def _number(counted: tuple[int, AsyncGenerator[Any, Any]]) -> int:

@@ -22,7 +22,7 @@ RecordedFact = tuple[int, int, ExecutionEvent]
 """(version, recorded at, event)."""
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, gc=False):
     """How one call ended, as recorded."""
 
     version: int
@@ -56,7 +56,7 @@ class History:
         self.log: dict[str, Outcome] = {}
         self.order: deque[Outcome] = deque()
         self.tried: dict[str, Tried] = {}
-        self.logged: set[str] = set()
+        self.logged: dict[str, None] = {}
         """The flow-scope `log()` calls that are recorded already."""
         self.cancelled_at: int | None = None
         """The version of the cancel request of the current flow attempt."""
@@ -79,7 +79,7 @@ class History:
             case CheckpointStarted():
                 self._attempt(event)
             case MetadataLogged(entry=entry) if entry:
-                self.logged.add(entry)
+                self.logged[entry] = None
             case CancelRequested():
                 self.cancelled_at = version
             case FlowAttemptFailed() | ExecutionReopened(reason="retry"):

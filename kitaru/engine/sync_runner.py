@@ -31,7 +31,7 @@ from kitaru.engine.divergence import (
     fewer_calls,
     not_asked_for,
 )
-from kitaru.engine.executions import Foreign, Outgoing
+from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
 from kitaru.engine.runner import Host, Loaded
@@ -106,7 +106,8 @@ class SyncRunner:
     def __init__(self, host: Host, loaded: Loaded, arguments: dict[str, Any]) -> None:
         self.host = host
         self.definition = loaded.definition
-        self.execution = loaded.execution
+        assert isinstance(loaded.execution, ThreadedExecution)
+        self.execution: ThreadedExecution = loaded.execution
         self.exec_id = loaded.execution.exec_id
         self.main_module = loaded.main_module
         self.history = History(loaded.facts)

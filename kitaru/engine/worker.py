@@ -32,6 +32,7 @@ from kitaru.engine.executions import (
     OwnedExecution,
     exec_id_of,
     fold,
+    owned_execution,
     stream_of,
 )
 from kitaru.engine.heartbeat import Heartbeat
@@ -300,7 +301,9 @@ class Worker:
             return
         definition = self.registry.find(started.source)
         arguments = await self._arguments(started, definition)
-        execution = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
+        execution = owned_execution(
+            definition.asynchronous, self.journal, exec_id, state, recorded[-1].version, lease
+        )
         if head.owner is not None and not await self._recovered(execution, head.owner):
             return
         main = main_module_of(started.source.file) if started.source.module == "__main__" else None

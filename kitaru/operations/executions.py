@@ -37,10 +37,10 @@ from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.executions import (
     CATEGORY,
-    OwnedExecution,
     fold,
     head_of,
     new_event,
+    owned_execution,
     stream_of,
 )
 from kitaru.engine.failures import revive
@@ -167,7 +167,14 @@ def _run_started(
     asked_at: float,
 ) -> None:
     runtime.worker.registry.serve(prepared.reference, prepared.definition)
-    execution = OwnedExecution(runtime.journal, prepared.exec_id, prepared.state, 1, lease)
+    execution = owned_execution(
+        prepared.definition.asynchronous,
+        runtime.journal,
+        prepared.exec_id,
+        prepared.state,
+        1,
+        lease,
+    )
     facts = [(1, recorded[0].recorded_at, prepared.event)]
     runtime.worker.run(Loaded(prepared.definition, execution, facts), prepared.arguments, asked_at)
 
@@ -210,6 +217,8 @@ async def ending_of(runtime: Runtime, exec_id: str, timeout: float | None) -> Ex
 
     Raises KitaruTimeoutError after `timeout` seconds; the execution goes on.
     """
+    if timeout is None:
+        return await _ending(runtime, exec_id)
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
@@ -217,7 +226,7 @@ async def ending_of(runtime: Runtime, exec_id: str, timeout: float | None) -> Ex
     except TimeoutError:
         raise KitaruTimeoutError(
             exec_id=exec_id,
-            timeout_seconds=timeout or 0.0,
+            timeout_seconds=timeout,
             elapsed_seconds=time.monotonic() - began,
             last_status=await status_of(runtime, exec_id),
         ) from None

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from msgspec import Struct
@@ -23,7 +22,7 @@ from kitaru.errors import (
     KitaruUsageError,
 )
 from kitaru.operations import executions
-from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
+from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, Started
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,9 +112,9 @@ class _Source:
     def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
         runtime = current_runtime()
         prepared = self._prepare(runtime, args, kwargs)
-        started: Future[None]
+        started: Started
         if runtime.on_own_loop:
-            started = _followed(runtime.loop.create_task(executions.start(runtime, prepared)))
+            started = runtime.loop.create_task(executions.start(runtime, prepared))
         else:
             started = asyncio.run_coroutine_threadsafe(
                 executions.start(runtime, prepared), runtime.loop
@@ -317,18 +316,3 @@ def _check_place(name: str) -> None:
             f"Flow {name!r} would be started while {loaded} is being loaded for another execution. "
             'Put the start behind `if __name__ == "__main__":`.'
         )
-
-
-def _followed(task: "asyncio.Task[None]") -> "Future[None]":
-    """The task's outcome as a future that any thread can wait for."""
-    followed: Future[None] = Future()
-
-    def done(finished: "asyncio.Task[None]") -> None:
-        error = None if finished.cancelled() else finished.exception()
-        if error is not None:
-            followed.set_exception(error)
-        else:
-            followed.set_result(None)
-
-    task.add_done_callback(done)
-    return followed

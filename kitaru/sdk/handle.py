@@ -13,6 +13,8 @@ from kitaru.operations import executions
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.status import ExecutionStatus
 
+Started = asyncio.Future[None] | Future[None]
+"""The start's becoming durable: of the runtime's own loop, or to be waited for by any thread."""
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -30,7 +32,7 @@ class _Handle(Generic[R]):
         runtime: Runtime,
         exec_id: str,
         types: TypeScope,
-        started: "Future[None] | None" = None,
+        started: "Started | None" = None,
     ) -> None:
         self._runtime = runtime
         self._exec_id = exec_id
@@ -58,12 +60,25 @@ class _Handle(Generic[R]):
             )
         return await self._wait(None)
 
+    async def _start_durable(self) -> None:
+        started = self._started
+        if isinstance(started, Future):
+            await asyncio.wrap_future(started)
+        elif started is not None:
+            await on_loop(self._runtime, lambda: _finished(started))
+        self._started = None
+
     def _read_status(self) -> ExecutionStatus:
         head = self._runtime.head_blocking(stream_of(self._exec_id))
         if head is None:
             # Submitted, and not durable yet.
             return ExecutionStatus.RUNNING
         return ExecutionStatus(head.state)
+
+
+async def _finished(started: "asyncio.Future[None]") -> None:
+    # Shielded: who gives up waiting does not undo the start.
+    await asyncio.shield(started)
 
 
 class FlowHandle(_Handle[R]):
@@ -99,7 +114,7 @@ class FlowHandle(_Handle[R]):
 
     def _block(self, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
         if self._started is not None:
-            self._started.result()
+            asyncio.run_coroutine_threadsafe(self._start_durable(), self._runtime.loop).result()
         return asyncio.run_coroutine_threadsafe(make(), self._runtime.loop).result()
 
 
@@ -113,9 +128,7 @@ class AsyncFlowHandle(_Handle[R]):
         return self._durable().__await__()
 
     async def _durable(self) -> "AsyncFlowHandle[R]":
-        if self._started is not None:
-            await asyncio.wrap_future(self._started)
-            self._started = None
+        await self._start_durable()
         return self
 
     @property
@@ -129,7 +142,10 @@ class AsyncFlowHandle(_Handle[R]):
         Raises KitaruExecutionError, or the subclass that fits, when it did not complete, and
         KitaruTimeoutError after `timeout` seconds, while the execution goes on.
         """
-        await self._durable()
+        if self._started is not None:
+            await self._start_durable()
+        if self._runtime.on_own_loop:
+            return await self._wait(timeout)
         return await on_loop(self._runtime, lambda: self._wait(timeout))
 
     async def get(self) -> R:
@@ -137,7 +153,7 @@ class AsyncFlowHandle(_Handle[R]):
 
         Raises KitaruStateError while it is still running.
         """
-        await self._durable()
+        await self._start_durable()
         return await on_loop(self._runtime, self._get)
 
     @property

@@ -20,9 +20,7 @@ async def runtime(
     Raises KitaruUsageError when the process has a runtime of its own already, and
     KitaruBackendError when the journal cannot be opened.
     """
-    config = settings.resolve_with(
-        "kitaru.runtime", journal=journal, lease_seconds=lease_seconds
-    )
+    config = settings.resolve_with("kitaru.runtime", journal=journal, lease_seconds=lease_seconds)
     opened = await Runtime.open(config.journal, config.lease_seconds)
     try:
         set_explicit(opened)

@@ -7,7 +7,7 @@ from msgspec import Raw, Struct
 from kitaru.domain.values import ErrorData, StoredValue
 
 
-class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Event(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """The root of an execution's events."""
 
 
@@ -28,7 +28,7 @@ class FrozenOptions(Struct, frozen=True, omit_defaults=True):
     cache: bool | None = None
 
 
-class ExecutionStarted(Event, frozen=True, kw_only=True):
+class ExecutionStarted(Event, frozen=True, kw_only=True, gc=False):
     flow: str
     source: SourceReference
     arguments: StoredValue
@@ -41,7 +41,7 @@ class ExecutionStarted(Event, frozen=True, kw_only=True):
     idempotency_key: str | None = None
 
 
-class ExecutionRecovered(Event, frozen=True, kw_only=True):
+class ExecutionRecovered(Event, frozen=True, kw_only=True, gc=False):
     """A runner has taken the execution over from one that died."""
 
     previous_owner: str
@@ -49,21 +49,21 @@ class ExecutionRecovered(Event, frozen=True, kw_only=True):
     """Take-overs since the last recorded progress, this one included."""
 
 
-class ExecutionReopened(Event, frozen=True, kw_only=True):
+class ExecutionReopened(Event, frozen=True, kw_only=True, gc=False):
     """Somebody asked for another attempt, or for going on after a divergence."""
 
     reason: str
     """``retry`` or ``resume``."""
 
 
-class CallEvent(Event, frozen=True, kw_only=True):
+class CallEvent(Event, frozen=True, kw_only=True, gc=False):
     """Something that happened to one call."""
 
     path: str
     """The call's identity: ``fetch``, ``fetch#2``, ``task[1]/fetch``."""
 
 
-class CheckpointEvent(CallEvent, frozen=True, kw_only=True):
+class CheckpointEvent(CallEvent, frozen=True, kw_only=True, gc=False):
     name: str
     attempt: int
     site: str = ""
@@ -73,18 +73,18 @@ class CheckpointEvent(CallEvent, frozen=True, kw_only=True):
     """Kept when small."""
 
 
-class CheckpointStarted(CheckpointEvent, frozen=True, kw_only=True):
+class CheckpointStarted(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     """The body runs; written only when it runs for longer than a few milliseconds."""
 
 
-class CheckpointCompleted(CheckpointEvent, frozen=True, kw_only=True):
+class CheckpointCompleted(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     result: StoredValue
     duration_us: int = 0
     type: str | None = None
     """The label that the decorator gave, such as ``llm_call``."""
 
 
-class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True):
+class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     error: ErrorData
     duration_us: int = 0
     retry_at: int | None = None
@@ -92,20 +92,20 @@ class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True):
     type: str | None = None
 
 
-class CheckpointCancelled(CheckpointEvent, frozen=True, kw_only=True):
+class CheckpointCancelled(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     """The flow's body stopped waiting for the call, and its body was cancelled."""
 
 
-class TimerStarted(CallEvent, frozen=True, kw_only=True):
+class TimerStarted(CallEvent, frozen=True, kw_only=True, gc=False):
     due_at: int
     site: str = ""
 
 
-class TimerFired(CallEvent, frozen=True, kw_only=True):
+class TimerFired(CallEvent, frozen=True, kw_only=True, gc=False):
     due_at: int
 
 
-class MetadataLogged(Event, frozen=True, kw_only=True):
+class MetadataLogged(Event, frozen=True, kw_only=True, gc=False):
     metadata: Raw
     """A JSON object in the codec's form."""
     path: str | None = None
@@ -114,41 +114,41 @@ class MetadataLogged(Event, frozen=True, kw_only=True):
     """At flow scope, which `log()` call of the body it was: a replay does not write it again."""
 
 
-class ArtifactSaved(CallEvent, frozen=True, kw_only=True):
+class ArtifactSaved(CallEvent, frozen=True, kw_only=True, gc=False):
     name: str
     type: str
     value: StoredValue
     tags: tuple[str, ...] = ()
 
 
-class FlowAttemptFailed(Event, frozen=True, kw_only=True):
+class FlowAttemptFailed(Event, frozen=True, kw_only=True, gc=False):
     attempt: int
     error: ErrorData
     retry_at: int
 
 
-class CancelRequested(Event, frozen=True, kw_only=True):
+class CancelRequested(Event, frozen=True, kw_only=True, gc=False):
     reason: str = ""
 
 
-class ExecutionDiverged(Event, frozen=True, kw_only=True):
+class ExecutionDiverged(Event, frozen=True, kw_only=True, gc=False):
     report: str
     """The whole text that people see."""
     facts: Raw
     """The same as a JSON object."""
 
 
-class ExecutionCompleted(Event, frozen=True, kw_only=True):
+class ExecutionCompleted(Event, frozen=True, kw_only=True, gc=False):
     result: StoredValue
 
 
-class ExecutionFailed(Event, frozen=True, kw_only=True):
+class ExecutionFailed(Event, frozen=True, kw_only=True, gc=False):
     error: ErrorData
     origin: str
     """A `FailureOrigin`."""
 
 
-class ExecutionCancelled(Event, frozen=True, kw_only=True):
+class ExecutionCancelled(Event, frozen=True, kw_only=True, gc=False):
     reason: str = ""
 
 

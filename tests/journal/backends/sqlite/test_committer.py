@@ -319,8 +319,7 @@ async def fill(journal: Journal, version: int) -> int:
     for _ in range(1000):
         try:
             version = (await journal.append(append("ex-1", version, b"x" * 3000))).version
-        except JournalFull as error:
-            assert "journal.db" in str(error)
+        except JournalFull:
             return version
     return pytest.fail("there was room without end")
 
