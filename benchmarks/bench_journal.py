@@ -1,8 +1,8 @@
 """How far the SQLite journal is from raw sqlite3: both measured in one run, taking turns.
 
 Run it alone: ``python benchmarks/bench_journal.py [--folder FOLDER] [--rounds N]``. The limit is
-what sqlite3 does with ``synchronous=FULL`` and rows of the same payload, one per commit or a thousand;
-the journal adds versions, leases, hashes and records to it.
+what sqlite3 does with ``synchronous=FULL`` and rows of the same payload, one per commit or a
+thousand; the journal adds versions, leases, hashes and records to it.
 """
 
 import argparse

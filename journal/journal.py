@@ -1,7 +1,7 @@
 """The port: what every backend of the journal can do."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from journal.records import (
     Append,
@@ -12,6 +12,10 @@ from journal.records import (
     Lease,
     RecordedEvent,
 )
+
+if TYPE_CHECKING:
+    # Not at run time: readers of the command line start without an event loop.
+    import asyncio
 
 Watcher = Callable[[Sequence[RecordedEvent]], None]
 """Called on the journal's event loop after a commit of this process with the stream's new events,
@@ -41,6 +45,10 @@ class Journal(Protocol):
         """
         ...
 
+    def append_soon(self, append: Append, /) -> "asyncio.Future[Appended]":
+        """The same for a callback: gathered with what else this pass of the loop appends."""
+        ...
+
     def append_blocking(self, append: Append, /) -> Appended:
         """The same from a thread of the caller's own, without a hop to another."""
         ...
@@ -53,6 +61,10 @@ class Journal(Protocol):
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
         """The events of all streams after a position, in order."""
+        ...
+
+    def head_blocking(self, stream: str, /) -> Head | None:
+        """One short read of a head, from any thread."""
         ...
 
     async def heads(self, query: HeadQuery, /) -> list[Head]:

@@ -1,7 +1,7 @@
-"""What an append must look like before any stream is looked at."""
+"""What an append or a claim must look like before any stream is looked at."""
 
-from journal.errors import InvalidAppend
-from journal.records import Append, Claim, HeadChange, NewEvent
+from journal.errors import InvalidAppend, InvalidQuery
+from journal.records import Append, Claim, ClaimQuery, HeadChange
 
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _LONGEST_SECONDS = 1e12
@@ -19,7 +19,9 @@ def check_append(append: Append) -> None:
     if not 0 < stream.find("-") < len(stream) - 1:
         raise InvalidAppend(f"{stream!r} is no stream's name: it must read category-id")
     for event in append.events:
-        _check_event(event)
+        _check_bytes(event.payload)
+        _check_text(event.type)
+        _check_integer(event.schema)
     if append.head is not None:
         _check_head(append.head)
     elif append.expected_version == 0:
@@ -38,10 +40,20 @@ def check_append(append: Append) -> None:
             raise InvalidAppend("an append may claim a lease or release one, not both")
 
 
-def _check_event(event: NewEvent) -> None:
-    _check_bytes(event.payload)
-    _check_text(event.type)
-    _check_integer(event.schema)
+def check_claim_query(query: ClaimQuery) -> None:
+    """Raises InvalidQuery for a claim that no journal could answer."""
+    try:
+        _check_claim(query.claim)
+        for text in (query.category, *query.names, query.stream or ""):
+            _check_text(text)
+    except InvalidAppend as error:
+        raise InvalidQuery(str(error)) from None
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises InvalidQuery for what is no time for a lease."""
+    if not 0 <= seconds <= _LONGEST_SECONDS:
+        raise InvalidQuery(f"{seconds!r} seconds are no time for a lease")
 
 
 def _check_head(head: HeadChange) -> None:

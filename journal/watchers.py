@@ -37,7 +37,11 @@ class Watchers:
         if not self._telling:
             self._telling = True
             try:
-                self._loop.call_soon_threadsafe(self._tell)
+                if asyncio._get_running_loop() is self._loop:
+                    # Waking a loop that is awake costs two system calls.
+                    self._loop.call_soon(self._tell)
+                else:
+                    self._loop.call_soon_threadsafe(self._tell)
             except RuntimeError:  # the loop has ended, and with it whoever watched
                 self._untold.clear()
 

@@ -1,14 +1,17 @@
 """The Python in the README and in docs/ runs, as a reader would run it: each page is one script."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 from unittest import SkipTest
 
+import click
 import pytest
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+from kitaru.surfaces.cli.main import cli
 
 RunProgram = Callable[..., "CompletedProcess[str]"]
 
@@ -67,3 +70,21 @@ def test_a_page_becomes_one_program_with_its_own_line_numbers(tmp_path: Path) ->
     assert [line for line in lines if line] == ["a = 1", "c = 1"]
     text = page.read_text(encoding="utf-8").splitlines()
     assert all(text[number] == line for number, line in enumerate(lines) if line)
+
+
+def test_the_command_line_page_has_every_command() -> None:
+    page = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
+    named = {
+        match[1].strip() for match in re.finditer(r"^\| `kitaru ([a-z ]+)", page, re.MULTILINE)
+    }
+    assert named == set(commands_of(cli, []))
+
+
+def commands_of(group: click.Group, path: list[str]) -> Iterator[str]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands_of(command, [*path, name])
+        else:
+            yield " ".join([*path, name])

@@ -12,6 +12,7 @@ from journal.errors import (
     BlobNotFound,
     InvalidQuery,
     JournalClosed,
+    JournalError,
     StaleLease,
     WrongExpectedVersion,
 )
@@ -30,7 +31,7 @@ from journal.records import (
     NewEvent,
     RecordedEvent,
 )
-from journal.rules import category_of, check_append
+from journal.rules import category_of, check_append, check_claim_query, check_seconds
 from journal.watchers import Watchers
 
 
@@ -56,6 +57,14 @@ class InMemoryJournal:
 
     async def append(self, append: Append, /) -> Appended:
         return self.append_blocking(append)
+
+    def append_soon(self, append: Append, /) -> "asyncio.Future[Appended]":
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(self.append_blocking(append))
+        except JournalError as error:
+            future.set_exception(error)
+        return future
 
     def append_blocking(self, append: Append, /) -> Appended:
         self._refuse_when_closed()
@@ -87,12 +96,17 @@ class InMemoryJournal:
         matching = [head for head in newest_first if _matches(head, query)]
         return matching[: max(0, query.limit)]
 
+    def head_blocking(self, stream: str, /) -> Head | None:
+        self._refuse_when_closed()
+        return self._heads.get(stream)
+
     async def head(self, stream: str, /) -> Head | None:
         self._refuse_when_closed()
         return self._heads.get(stream)
 
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
         self._refuse_when_closed()
+        check_claim_query(query)
         with self._lock:
             now = self._clock()
             places = {stream: place for place, stream in enumerate(self._heads)}
@@ -105,6 +119,7 @@ class InMemoryJournal:
 
     def renew_blocking(self, leases: Sequence[Lease], seconds: float, /) -> list[Lease]:
         self._refuse_when_closed()
+        check_seconds(seconds)
         with self._lock:
             until = self._clock() + microseconds(seconds)
             held = [lease for lease in leases if self._holds(lease)]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from journal import JournalError, RecordedEvent, StaleLease
+from journal import Appended, JournalError, RecordedEvent, StaleLease, WrongExpectedVersion
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
@@ -21,6 +21,7 @@ from kitaru.domain.execution.events import (
     TimerFired,
     TimerStarted,
 )
+from kitaru.domain.execution.state import ExecutionState
 from kitaru.engine.calls import Call, Delivery, delivery_of
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
@@ -511,18 +512,40 @@ class AsyncRunner:
         if self._flushing or self._stopped or not self.execution.outbox:
             return
         self._flushing = True
-        task = self.host.loop.create_task(self.execution.flush())
-        task.add_done_callback(self._flushed)
+        batch = self.execution.take()
+        append, state = self.execution.prepare(batch)
+        # A future and not a task: there is one of these for every checkpoint.
+        future = self.host.journal.append_soon(append)
+        future.add_done_callback(functools.partial(self._appended, batch, state))
+
+    @guarded
+    def _appended(
+        self,
+        batch: list[Outgoing],
+        state: ExecutionState,
+        future: "asyncio.Future[Appended]",
+    ) -> None:
+        error = None if future.cancelled() else future.exception()
+        if self._stopped:
+            return
+        if error is None and not future.cancelled():
+            self._flushing = False
+            self.execution.accept(batch, future.result(), state)
+            self._advance()
+            self._flush()
+        elif isinstance(error, WrongExpectedVersion):
+            task = self.host.loop.create_task(self.execution.append_again(batch))
+            task.add_done_callback(self._flushed)
+        else:
+            self._give_up(error)
 
     @guarded
     def _flushed(self, task: "asyncio.Task[None]") -> None:
         self._flushing = False
+        error = None if task.cancelled() else task.exception()
         if self._stopped:
-            _ = task.cancelled() or task.exception()
             return
-        if task.cancelled():
-            self._give_up(None)
-        elif (error := task.exception()) is not None:
+        if error is not None or task.cancelled():
             self._give_up(error)
         else:
             self._advance()

@@ -113,6 +113,12 @@ class OwnedExecution:
                 self.accept(batch, appended, state)
                 return
 
+    async def append_again(self, batch: Sequence[Outgoing]) -> None:
+        """Appends events whose first append found a client's event in front of them."""
+        await self.catch_up()
+        self.outbox[:0] = batch
+        await self.flush()
+
     async def catch_up(self) -> None:
         """Takes in what clients have appended since."""
         self.accept_foreign(await self.journal.read_stream(self.stream, after=self.version))

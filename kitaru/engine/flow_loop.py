@@ -272,8 +272,8 @@ class FlowLoop(asyncio.AbstractEventLoop):
     def _keep_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         # Called when the garbage collector finds it, which is at no certain moment: it is kept, and
         # closed at the flow's end with the others, so that replays take the same steps.
-        known = self._generators or {}
-        self._abandoned.append((known.pop(generator, 0), generator))  # type: ignore[arg-type]
+        assert self._generators is not None
+        self._abandoned.append((self._generators.pop(generator, 0), generator))
 
 
 def _number(counted: tuple[int, AsyncGenerator[Any, Any]]) -> int:

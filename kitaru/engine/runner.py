@@ -69,7 +69,10 @@ class Started(Protocol):
 class Runner(Protocol):
     """Drives one execution as long as this process owns it."""
 
-    execution: OwnedExecution
+    @property
+    def execution(self) -> OwnedExecution:
+        """The execution that it drives."""
+        ...
 
     def begin(self) -> None:
         """Starts the first pass; on the host's loop."""

@@ -355,7 +355,7 @@ def _is_flow(value: object) -> bool:
     return getattr(type(value), "__kitaru_flow__", False) is True
 
 
-def _flows_in(module: ModuleType) -> dict[str, Any]:
+def flows_in(module: ModuleType) -> dict[str, Any]:
     """The flows that a module defines, or that it has from elsewhere when it defines none."""
     flows: dict[int, tuple[str, Any]] = {}
     for name, value in list(vars(module).items()):
@@ -370,7 +370,7 @@ def _flows_in(module: ModuleType) -> dict[str, Any]:
 
 
 def _only_flow(module: ModuleType, target: str) -> Any:
-    flows = _flows_in(module)
+    flows = flows_in(module)
     if len(flows) == 1:
         return next(iter(flows.values()))
     problem = "has several flows; name one, as in module:flow" if flows else "has no flow"
@@ -385,7 +385,7 @@ def _named_flow(module: ModuleType, name: str, target: str) -> Any:
         value = getattr(value, part, None)
     if _is_flow(value):
         return value
-    flows = _flows_in(module)
+    flows = flows_in(module)
     for flow in flows.values():
         # `nightly = flow(run_report)`: the flow goes by another name than its function.
         if getattr(getattr(flow, "__wrapped__", None), "__qualname__", None) == name:

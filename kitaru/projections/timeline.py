@@ -123,7 +123,7 @@ def _words(event: ExecutionEvent) -> str:
         case CheckpointFailed(retry_at=None):
             return "checkpoint failed"
         case CheckpointFailed():
-            return "checkpoint failed, will be tried again"
+            return "checkpoint failed, will retry"
         case CheckpointCancelled():
             return "checkpoint cancelled"
         case TimerStarted():
@@ -135,7 +135,7 @@ def _words(event: ExecutionEvent) -> str:
         case ArtifactSaved(name=name, type=kind):
             return f"{kind} {name!r} saved"
         case FlowAttemptFailed(attempt=attempt):
-            return f"flow attempt {attempt} failed, the body runs again"
+            return f"flow attempt {attempt} failed, will retry"
         case CancelRequested(reason=reason):
             return _because("cancel requested", reason)
         case ExecutionDiverged():

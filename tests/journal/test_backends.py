@@ -161,6 +161,8 @@ async def test_a_stream_is_read_from_any_version_on(journal: Journal) -> None:
     assert await journal.read_stream("ex-1", after=1, limit=1) == read[1:2]
     assert await journal.read_stream("ex-1", after=3) == []
     assert await journal.read_stream("ex-1", after=-5, limit=-1) == []
+    assert await journal.read_stream("ex-1", after=2**70, limit=2**70) == []
+    assert await journal.read_all(after=2**70, limit=2**70) == []
 
 
 # The head is written with the event that implies it, and only when it changes.

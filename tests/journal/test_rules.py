@@ -1,11 +1,20 @@
-"""What is refused before any stream is looked at; the conformance suite tries the same on journals."""
+"""What is refused before any stream is looked at."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal import Append, Claim, HeadChange, InvalidAppend, Lease, NewEvent
-from journal.rules import category_of, check_append
+from journal import (
+    Append,
+    Claim,
+    ClaimQuery,
+    HeadChange,
+    InvalidAppend,
+    InvalidQuery,
+    Lease,
+    NewEvent,
+)
+from journal.rules import category_of, check_append, check_claim_query, check_seconds
 
 HEAD = HeadChange("running", "order", None)
 EVENT = NewEvent("Happened", b"")
@@ -47,3 +56,24 @@ def test_anything_else_is_no_stream(stream: str) -> None:
 def test_what_no_stream_could_accept_is_refused(append: Append) -> None:
     with pytest.raises(InvalidAppend):
         check_append(append)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e300])
+def test_no_lease_is_that_long(seconds: float) -> None:
+    with pytest.raises(InvalidQuery):
+        check_seconds(seconds)
+    with pytest.raises(InvalidQuery):
+        check_claim_query(ClaimQuery(category="ex", names=["order"], claim=Claim("me", seconds)))
+
+
+@pytest.mark.parametrize("place", ["category", "names", "owner", "stream"])
+def test_a_claim_asks_for_what_can_be_stored(place: str) -> None:
+    text = {"category": "ex", "names": "order", "owner": "me", "stream": "ex-1", place: "\ud800"}
+    query = ClaimQuery(
+        category=text["category"],
+        names=[text["names"]],
+        claim=Claim(text["owner"], 1),
+        stream=text["stream"],
+    )
+    with pytest.raises(InvalidQuery):
+        check_claim_query(query)

@@ -45,7 +45,9 @@ async def test_what_comes_in_one_pass_is_told_at_once() -> None:
 
 async def test_a_watcher_that_fails_does_not_silence_the_others() -> None:
     loop = asyncio.get_running_loop()
-    watchers, told, failures = Watchers(loop), [], []
+    watchers = Watchers(loop)
+    told: list[Any] = []
+    failures: list[Exception] = []
     loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
 
     def fail(_: Any) -> None:

@@ -17,6 +17,7 @@ from journal.backends.sqlite.connections import check_schema, connect_reader, pr
 from journal.backends.sqlite.failures import translated
 from journal.backends.sqlite.forking import abandon_in_children
 from journal.backends.sqlite.queries import Query
+from journal.backends.sqlite.reader import SqliteReader
 from journal.backends.sqlite.transaction import PreparedAppend
 from journal.clock import Clock, system_clock
 from journal.errors import JournalClosed, JournalReadOnly
@@ -30,6 +31,7 @@ from journal.records import (
     Lease,
     RecordedEvent,
 )
+from journal.rules import check_claim_query, check_seconds
 from journal.watchers import Watchers
 
 T = TypeVar("T")
@@ -79,6 +81,13 @@ class SqliteJournal:
             prepared = PreparedAppend(append)
         return await self._submit(Work(lambda transaction: transaction.append(prepared)))
 
+    def append_soon(self, append: Append, /) -> "asyncio.Future[Appended]":
+        self._refuse_when_closed()
+        if append.blobs and sum(map(len, append.blobs)) > _BLOBS_OFF_THE_LOOP_BYTES:
+            return self._loop.create_task(self.append(append))
+        prepared = PreparedAppend(append)
+        return self._submit(Work(lambda transaction: transaction.append(prepared)))
+
     def append_blocking(self, append: Append, /) -> Appended:
         self._refuse_when_closed()
         prepared = PreparedAppend(append)
@@ -99,17 +108,24 @@ class SqliteJournal:
             await self._read(queries.known(query.cursor))
         return await self._read(queries.heads(query))
 
+    def head_blocking(self, stream: str, /) -> Head | None:
+        self._refuse_when_closed()
+        with SqliteReader(self._path) as reader:
+            return reader.head(stream)
+
     async def head(self, stream: str, /) -> Head | None:
         return await self._read(queries.head(stream))
 
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
         self._refuse_when_closed()
+        check_claim_query(query)
         return await self._submit(Work(lambda transaction: transaction.claim(query)))
 
     def renew_blocking(self, leases: Sequence[Lease], seconds: float, /) -> list[Lease]:
         # On the write connection, not on one of its own: a commit of another connection would make
         # the committer forget the streams' ends at every heartbeat.
         self._refuse_when_closed()
+        check_seconds(seconds)
         return self._committer.commit_blocking(
             Work(lambda transaction: transaction.renew(leases, seconds))
         )

@@ -49,7 +49,7 @@ _LARGEST = 2**63 - 1
 
 
 def stream_events(stream: str, after: int, limit: int | None) -> Query[list[RecordedEvent]]:
-    after = max(0, after)
+    after = _limit(after)
 
     def meaning(rows: list[Row]) -> list[RecordedEvent]:
         return _chain(stream, after, rows)
@@ -58,7 +58,7 @@ def stream_events(stream: str, after: int, limit: int | None) -> Query[list[Reco
 
 
 def all_events(after: int, limit: int) -> Query[list[RecordedEvent]]:
-    return Query(_ALL_EVENTS, (max(0, after), _limit(limit)), _events_of_all)
+    return Query(_ALL_EVENTS, (_limit(after), _limit(limit)), _events_of_all)
 
 
 def head(stream: str) -> Query[Head | None]:

@@ -35,13 +35,14 @@ LEFT JOIN events e ON e.stream = h.id
 WHERE h.stream = ?
 """
 _LAST_POSITION = "SELECT coalesce(max(position), 0) FROM events"
+_LAST_STREAM = "SELECT coalesce(max(id), 0) FROM heads"
 _INSERT_EVENT = """
 INSERT INTO events (position, stream, version, type, schema, recorded_at, epoch, previous_hash,
     hash, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_HEAD = """
-INSERT INTO heads (stream, category, state, name, due_at, parent, summary, created_at, updated_at,
-    anchor_version, anchor_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO heads (id, stream, category, state, name, due_at, parent, summary, created_at,
+    updated_at, anchor_version, anchor_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE_HEAD = """
 UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, updated_at = ?,
@@ -60,16 +61,17 @@ SELECT 1 FROM heads WHERE id = ? AND owner IS ? AND epoch = ? AND lease_until = 
 class PreparedAppend:
     """An append with everything computed that needs no transaction."""
 
-    __slots__ = ("append", "blobs", "digests", "size")
+    __slots__ = ("append", "blobs", "events", "size")
 
     def __init__(self, append: Append) -> None:
         check_append(append)
         self.append = append
         self.size = 0
-        self.digests = []
+        self.events = []
         for event in append.events:
-            self.digests.append(sha256(event.payload).digest())
-            self.size += len(event.payload)
+            payload = event.payload
+            self.events.append(((event.type, payload, event.schema), sha256(payload).digest()))
+            self.size += len(payload)
         self.blobs = []
         for blob in append.blobs:
             self.blobs.append(_stored_blob(blob))
@@ -104,15 +106,19 @@ class StreamEnd:
 class Ends:
     """The ends of streams as last read or written; true only while no other connection writes."""
 
-    __slots__ = ("by_stream", "position")
+    __slots__ = ("by_stream", "position", "stream_id")
 
     def __init__(self) -> None:
         self.by_stream: dict[str, StreamEnd] = {}
         self.position: int | None = None
+        """The journal's last position."""
+        self.stream_id: int | None = None
+        """The last number that a stream was given."""
 
     def forget(self) -> None:
         self.by_stream.clear()
         self.position = None
+        self.stream_id = None
 
     def stay_small(self) -> None:
         if len(self.by_stream) > _MOST_ENDS:
@@ -138,19 +144,23 @@ class Transaction:
 
     def append(self, prepared: PreparedAppend) -> Appended:
         append = prepared.append
-        end = self._end(append.stream)
-        epoch = self._epoch_of(append, end)
+        end = self._ends.by_stream.get(append.stream) or self._stored_end(append.stream)
+        epoch = 0
+        if append.lease is not None or append.claim is not None:
+            epoch = self._epoch_of(append, end)
         version = 0 if end is None else end.version
         if append.expected_version != version:
             raise WrongExpectedVersion(append.stream, append.expected_version, version)
-        events = self._recorded(prepared, version, GENESIS if end is None else end.hash, epoch)
+        is_new = end is None
         if end is None:
-            end = self._first_end(append, events)
-        elif events:
-            end.version, end.hash = events[-1].version, events[-1].hash
-        if append.head is not None and append.expected_version:
-            self._update_head(append.head, end)
-        self._add_rows(end.id, events)
+            end = StreamEnd(self._next_stream_id(), 0, GENESIS, None, 0, 0)
+            self._ends.by_stream[append.stream] = end
+        events = self._record(prepared, end, epoch)
+        if is_new:
+            self._insert_head(append, end)
+        elif append.head is not None:
+            values = (*_head_values(append.head), self._now, end.version, end.hash, end.id)
+            self._connection.execute(_UPDATE_HEAD, values)
         for blob in prepared.blobs:
             self._connection.execute(_INSERT_BLOB, blob)
         self.size += prepared.size
@@ -159,7 +169,6 @@ class Transaction:
             lease = self._lease(append.stream, end, append.claim)
         elif append.release:
             self._set_lease(end, None, end.epoch, 0)
-        self.hint = self.hint or not events
         return Appended(events, end.version, lease)
 
     def claim(self, query: ClaimQuery) -> list[tuple[Head, Lease]]:
@@ -181,14 +190,14 @@ class Transaction:
         until = self._now + microseconds(seconds)
         renewed = []
         for lease in leases:
-            end = self._end(lease.stream)
+            end = self._ends.by_stream.get(lease.stream) or self._stored_end(lease.stream)
             if end is not None and end.is_held_by(lease):
                 self._set_lease(end, end.owner, end.epoch, until)
                 renewed.append(replace(lease, until=until))
         return renewed
 
     def release(self, lease: Lease) -> None:
-        end = self._end(lease.stream)
+        end = self._ends.by_stream.get(lease.stream) or self._stored_end(lease.stream)
         if end is not None and end.is_held_by(lease):
             self._set_lease(end, None, end.epoch, 0)
             self.hint = True
@@ -201,16 +210,14 @@ class Transaction:
             self._connection.executemany(_INSERT_EVENT, self._rows)
         self._rows = []
 
-    def _end(self, stream: str) -> StreamEnd | None:
-        end = self._ends.by_stream.get(stream)
-        if end is None:
-            row = self._connection.execute(_END, (stream,)).fetchone()
-            if row is None:
-                return None
-            if row[1] is None:
-                raise CorruptJournal(stream, 1, "the stream has a head and no events")
-            end = StreamEnd(*row)
-            self._ends.by_stream[stream] = end
+    def _stored_end(self, stream: str) -> StreamEnd | None:
+        row = self._connection.execute(_END, (stream,)).fetchone()
+        if row is None:
+            return None
+        if row[1] is None:
+            raise CorruptJournal(stream, 1, "the stream has a head and no events")
+        end = StreamEnd(*row)
+        self._ends.by_stream[stream] = end
         return end
 
     def _epoch_of(self, append: Append, end: StreamEnd | None) -> int:
@@ -227,86 +234,74 @@ class Transaction:
             raise StaleLease(append.stream, 0, end.epoch)
         return end.epoch + 1
 
-    def _recorded(
-        self, prepared: PreparedAppend, version: int, previous: bytes, epoch: int
+    def _record(
+        self, prepared: PreparedAppend, end: StreamEnd, epoch: int
     ) -> tuple[RecordedEvent, ...]:
+        """The stream's next events; their rows are written later, with those of the whole group."""
         stream, now = prepared.append.stream, self._now
+        version, previous = end.version, end.hash
         position = self._last_position()
         events = []
-        for event, digest in zip(prepared.append.events, prepared.digests, strict=True):
+        for (type_, payload, schema), digest in prepared.events:
             version += 1
             position += 1
-            hashed = event_hash(
-                stream, version, event.type, event.schema, now, epoch, digest, previous
-            )
+            hashed = event_hash(stream, version, type_, schema, now, epoch, digest, previous)
             events.append(
                 RecordedEvent(
                     stream,
                     version,
                     position,
-                    event.type,
-                    event.schema,
+                    type_,
+                    schema,
                     now,
                     epoch,
-                    event.payload,
+                    payload,
                     previous,
                     hashed,
                 )
             )
+            self._rows.append(
+                (
+                    position,
+                    end.id,
+                    version,
+                    type_,
+                    schema,
+                    now,
+                    epoch,
+                    previous,
+                    hashed,
+                    payload,
+                )
+            )
             previous = hashed
-        self._ends.position = position
+        if events:
+            end.version, end.hash, self._ends.position = version, previous, position
+            self.events += events
+            self.evidence = (_IS_EVENT_THERE, (end.id, version, previous))
+        else:
+            self.hint = True
         return tuple(events)
 
     def _last_position(self) -> int:
-        # Never the row id that SQLite would choose: the events' rows are written later, together.
-        position = self._ends.position
-        if position is None:
-            (position,) = self._connection.execute(_LAST_POSITION).fetchone()
-        return int(position)
+        if self._ends.position is None:
+            (self._ends.position,) = self._connection.execute(_LAST_POSITION).fetchone()
+        return self._ends.position or 0
 
-    def _first_end(self, append: Append, events: Sequence[RecordedEvent]) -> StreamEnd:
-        change, last = append.head, events[-1]
-        assert change is not None  # check_append has seen to it
-        cursor = self._connection.execute(
+    def _next_stream_id(self) -> int:
+        if self._ends.stream_id is None:
+            (self._ends.stream_id,) = self._connection.execute(_LAST_STREAM).fetchone()
+        self._ends.stream_id = (self._ends.stream_id or 0) + 1
+        return self._ends.stream_id
+
+    def _insert_head(self, append: Append, end: StreamEnd) -> None:
+        assert append.head is not None  # check_append has seen to it
+        values = _head_values(append.head)
+        category = category_of(append.stream)
+        self._connection.execute(
             _INSERT_HEAD,
-            (
-                append.stream,
-                category_of(append.stream),
-                *_head_values(change),
-                self._now,
-                self._now,
-                last.version,
-                last.hash,
-            ),
+            (end.id, append.stream, category, *values, self._now, self._now, end.version, end.hash),
         )
-        assert cursor.lastrowid is not None  # it was an INSERT
-        end = StreamEnd(cursor.lastrowid, last.version, last.hash, None, 0, 0)
-        self._ends.by_stream[append.stream] = end
-        return end
-
-    def _update_head(self, change: HeadChange, end: StreamEnd) -> None:
-        values = (*_head_values(change), self._now, end.version, end.hash, end.id)
-        self._connection.execute(_UPDATE_HEAD, values)
-
-    def _add_rows(self, stream_id: int, events: Sequence[RecordedEvent]) -> None:
-        for event in events:
-            self._rows.append(
-                (
-                    event.position,
-                    stream_id,
-                    event.version,
-                    event.type,
-                    event.schema,
-                    event.recorded_at,
-                    event.epoch,
-                    event.previous_hash,
-                    event.hash,
-                    event.payload,
-                )
-            )
-        if events:
-            self.evidence = (_IS_EVENT_THERE, (stream_id, events[-1].version, events[-1].hash))
-            self.events.extend(events)
 
     def _lease(self, stream: str, end: StreamEnd, claim: Claim) -> Lease:
         until = self._now + microseconds(claim.seconds)

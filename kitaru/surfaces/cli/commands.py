@@ -18,14 +18,13 @@ EXIT_INTERRUPTED = 130
 class Failure(click.ClickException):
     """A command that did not do what it was asked for."""
 
-    def __init__(
-        self, message: str, *, kind: str, command: str, as_json: bool, exit_code: int = EXIT_FAILURE
-    ) -> None:
+    exit_code = EXIT_FAILURE
+
+    def __init__(self, message: str, *, kind: str, command: str, as_json: bool) -> None:
         super().__init__(message)
         self.kind = kind
         self.command = command
         self.as_json = as_json
-        self.exit_code = exit_code
 
     def show(self, file: Any = None) -> None:
         if not self.as_json:
@@ -35,6 +34,12 @@ class Failure(click.ClickException):
 
         error = {"message": self.message, "type": self.kind}
         click.echo(json_text({"command": self.command, "error": error}), err=True)
+
+
+class UsageFailure(Failure):
+    """A command line that makes no sense."""
+
+    exit_code = EXIT_USAGE
 
 
 class Command(click.Command):
@@ -67,14 +72,14 @@ class Command(click.Command):
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             context = error.ctx or click.Context(self, info_name=info_name, parent=parent)
-            raise as_failure(error, context, given) from error
+            raise as_failure(error, context, given) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
             given = ["-o", "json"] if wants_json(ctx) else []
-            raise as_failure(error, ctx, given) from error
+            raise as_failure(error, ctx, given) from None
         except (KitaruError, JournalError) as error:
             raise Failure(
                 str(error),
@@ -90,12 +95,11 @@ def as_failure(
     """A mistake on the command line: click's own text, or JSON where that was asked for."""
     if not _asks_for_json(arguments):
         return error
-    return Failure(
+    return UsageFailure(
         error.format_message(),
         kind=type(error).__name__,
         command=command_name(error.ctx or ctx),
         as_json=True,
-        exit_code=EXIT_USAGE,
     )
 
 
@@ -119,9 +123,8 @@ def _note_format(ctx: click.Context, _: click.Parameter, value: str) -> None:
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     return any(
         argument in ("-ojson", "--output=json")
-        or (argument in ("-o", "--output") and following == "json")
-        for argument, following in pairs
+        or (argument in ("-o", "--output") and list(arguments[place + 1 : place + 2]) == ["json"])
+        for place, argument in enumerate(arguments)
     )

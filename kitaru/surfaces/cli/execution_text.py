@@ -37,14 +37,11 @@ def _sections(execution: Execution, now: datetime) -> Iterator[str]:
         yield _titled("Attempts", _attempt_table(retried))
     if execution.artifacts:
         yield _titled("Artifacts", _artifact_table(execution.artifacts))
-    metadata = list(_metadata(execution))
-    if metadata:
-        yield _titled(
-            "Metadata", table([Column("Of"), Column("Name"), Column("Value", 12)], metadata, "  ")
-        )
+    if metadata := list(_metadata(execution)):
+        yield _titled("Metadata", _metadata_table(metadata))
     if execution.unknown:
         yield _titled(
-            "Not understood here", "\n".join(f"  {escaped(x)}" for x in execution.unknown)
+            "Not understood here", indented(escaped("\n".join(execution.unknown), lines=True))
         )
     if execution.failure is not None and execution.failure.traceback:
         yield indented(escaped(execution.failure.traceback.rstrip(), lines=True))
@@ -182,6 +179,11 @@ def _artifact_table(artifacts: tuple[ArtifactRef, ...]) -> str:
     rows = [
         (a.name, a.kind, a.producing_call, ", ".join(a.tags), preview(a.value)) for a in artifacts
     ]
+    return table(columns, rows, "  ")
+
+
+def _metadata_table(rows: list[tuple[str, str, str]]) -> str:
+    columns = [Column("Of", least=10), Column("Name", least=10), Column("Value", least=12)]
     return table(columns, rows, "  ")
 
 

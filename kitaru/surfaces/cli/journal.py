@@ -39,11 +39,11 @@ def _text(entries: list[TimelineEntry]) -> str:
     columns = [
         Column("#", align="right"),
         Column("Time", align="right"),
-        Column("Event", least=20),
+        Column("Event", least=29),
         Column("Call", least=8),
         Column("Try", align="right"),
         Column("Took", align="right"),
-        Column("Site", least=10, keep="end"),
+        Column("Site", least=10, keep="end", room=100),
         Column("Value", least=12),
     ]
     return f"{title.strip()}\n{table(columns, [_row(entry) for entry in entries])}"

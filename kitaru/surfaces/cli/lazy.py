@@ -44,4 +44,4 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            raise as_failure(error, ctx, args) from error
+            raise as_failure(error, ctx, args) from None

@@ -40,9 +40,12 @@ def run(
     handle = flow.sync.with_options(retries=retries).run(**bound)
     output = Output(ctx)
     if no_wait:
-        item = {"exec_id": handle.exec_id, "flow_name": flow.name, "status": handle.status}
+        item = {"exec_id": handle.exec_id, "flow_name": flow.name}
         output.item(item, lambda: str(handle.exec_id))
-        output.note(f"Started. `kitaru executions resume {handle.exec_id}` or a worker runs it.")
+        if not output.is_json:
+            output.note(
+                f"Started. A worker, or `kitaru executions resume {handle.exec_id}`, runs it."
+            )
         return
     announce(output, handle.exec_id)
     wait_for(ctx, output, handle, flow_name=flow.name, timeout=timeout)
@@ -67,6 +70,6 @@ def _arguments(text: str | None) -> dict[str, Any]:
 def _content(file: str) -> str:
     try:
         with click.open_file(file, encoding="utf-8") as stream:
-            return stream.read()
+            return str(stream.read())
     except (OSError, UnicodeDecodeError) as error:
         raise KitaruUsageError(f"The arguments in {file} cannot be read: {error}") from error

@@ -49,6 +49,6 @@ def _sqlite_text(found: JournalStatus) -> str:
     if not found.has_wal_reset_bug:
         return found.sqlite_version
     return (
-        f"{found.sqlite_version}, which has the WAL-reset bug (mended in 3.51.3); Kitaru empties "
-        "the log under the write lock only, where it cannot happen"
+        f"{found.sqlite_version}, which has the WAL-reset bug (mended in 3.51.3).\n"
+        "Kitaru is safe from it: it empties the log under the write lock."
     )

@@ -1,6 +1,7 @@
 """`kitaru executions resume`, `retry`, `cancel` and `input`: what changes an execution."""
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import click
@@ -8,11 +9,11 @@ import click
 from kitaru.errors import KitaruFeatureNotAvailableError, KitaruStateError
 from kitaru.operations import reading
 from kitaru.projections.executions import CATEGORY
+from kitaru.projections.views import Execution
 from kitaru.status import ExecutionStatus
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.executions import is_owned
 from kitaru.surfaces.cli.output import Output
-from kitaru.surfaces.cli.waiting import announce, wait_for
 
 _TIMEOUT = click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait, at most.")
 
@@ -32,7 +33,7 @@ def resume(ctx: click.Context, exec_id: str, timeout: float | None) -> None:
     from kitaru.sdk.client import KitaruClient
 
     execution = KitaruClient().executions.resume(_full_id(exec_id))
-    _wait(ctx, execution.exec_id, execution.flow_name, timeout)
+    _wait(ctx, execution, timeout)
 
 
 @click.command(cls=Command)
@@ -51,20 +52,26 @@ def retry(ctx: click.Context, exec_id: str, no_wait: bool, timeout: float | None
             execution, lambda: f"Execution {execution.exec_id} is {execution.status} again."
         )
         return
-    try:
+    # Where a worker was faster, it is waited for what that makes of it.
+    with suppress(KitaruStateError):
         executions.resume(execution.exec_id)
-    except KitaruStateError:
-        pass  # a worker was faster: wait for what it makes of it
-    _wait(ctx, execution.exec_id, execution.flow_name, timeout)
+    _wait(ctx, execution, timeout)
 
 
-def _wait(ctx: click.Context, exec_id: str, flow_name: str, timeout: float | None) -> None:
+def _wait(ctx: click.Context, execution: Execution, timeout: float | None) -> None:
     from kitaru.sdk.client import KitaruClient
+    from kitaru.surfaces.cli.waiting import announce, wait_for
 
     output = Output(ctx)
-    announce(output, exec_id)
-    handle = KitaruClient().executions.handle(exec_id)
-    wait_for(ctx, output, handle, flow_name=flow_name, timeout=timeout)
+    announce(output, execution.exec_id)
+    wait_for(
+        ctx,
+        output,
+        KitaruClient().executions.handle(execution.exec_id),
+        flow_name=execution.flow_name,
+        timeout=timeout,
+        told=execution.version,
+    )
 
 
 @click.command(cls=Command)

@@ -31,6 +31,8 @@ class Column(NamedTuple):
     align: Literal["left", "right"] = "left"
     coloured: bool = False
     """Whether its words are statuses."""
+    room: int = 0
+    """On a terminal that is narrower than this the column is left out."""
 
 
 def terminal_width() -> int | None:
@@ -40,7 +42,12 @@ def terminal_width() -> int | None:
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], indent: str = "") -> str:
     """The rows under their titles. Columns without any text are left out."""
-    kept = [i for i, _ in enumerate(columns) if any(row[i] for row in rows)]
+    limit = terminal_width()
+    kept = [
+        i
+        for i, column in enumerate(columns)
+        if any(row[i] for row in rows) and (limit is None or limit >= column.room)
+    ]
     columns = [columns[i] for i in kept]
     cells = [[escaped(row[i]) for i in kept] for row in rows]
     widths = _widths(columns, cells, len(indent))
@@ -61,11 +68,13 @@ def _line(columns: Sequence[Column], row: Sequence[str], widths: Sequence[int], 
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """Names and what they stand for, one a line; a pair without text is left out."""
+    """Names and what they stand for; a pair without text is left out."""
     shown = [(name, text) for name, text in pairs if text]
     width = max(len(name) for name, _ in shown)
+    margin = "\n" + " " * width + GAP
     return "\n".join(
-        f"{click.style(name.ljust(width), bold=True)}{GAP}{text}" for name, text in shown
+        click.style(name.ljust(width), bold=True) + GAP + text.replace("\n", margin)
+        for name, text in shown
     )
 
 
@@ -94,16 +103,11 @@ def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], indent: i
         return widths
     excess = indent + sum(widths) + len(GAP) * (len(widths) - 1) - limit
     while excess > 0:
-        slack = [
-            width - column.least if column.least else 0
-            for column, width in zip(columns, widths, strict=True)
-        ]
-        widest = max(
-            range(len(widths)), key=lambda i: (slack[i] > 0, widths[i] if slack[i] > 0 else 0)
-        )
-        if slack[widest] <= 0:
+        # The widest gives way first, down to its least.
+        flexible = [i for i, column in enumerate(columns) if 0 < column.least < widths[i]]
+        if not flexible:
             break
-        widths[widest] -= 1
+        widths[max(flexible, key=lambda i: widths[i])] -= 1
         excess -= 1
     return widths
 

@@ -47,6 +47,8 @@ def duration_text(duration: timedelta | None) -> str:
     seconds = duration.total_seconds()
     if seconds < 0:
         return f"-{duration_text(-duration)}"
+    if seconds < 0.00005:
+        return "<0.1 ms"
     if seconds < 0.01:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 0.9995:

@@ -8,13 +8,13 @@ from typing import Any
 import click
 from msgspec import Raw
 
-from kitaru.errors import KitaruError, KitaruExecutionError
+from kitaru.errors import KitaruError, KitaruExecutionError, KitaruTimeoutError
 from kitaru.operations import reading
 from kitaru.projections.timeline import TimelineEntry, timeline_of
 from kitaru.projections.views import Execution
 from kitaru.sdk.client import KitaruClient
 from kitaru.status import ExecutionStatus
-from kitaru.surfaces.cli.commands import EXIT_FAILURE, EXIT_INTERRUPTED, Failure
+from kitaru.surfaces.cli.commands import EXIT_INTERRUPTED, Failure
 from kitaru.surfaces.cli.output import Output
 from kitaru.surfaces.cli.text import duration_text, escaped
 
@@ -42,20 +42,22 @@ def wait_for(
     *,
     flow_name: str,
     timeout: float | None,
+    told: int = 0,
 ) -> None:
-    """Waits for an execution's end and shows its result, or how it failed."""
+    """Waits for an execution's end and shows its result, or how it failed.
+
+    Its progress is told from the event after `told` on.
+    """
     try:
-        with Progress(handle.exec_id, quiet=output.is_json):
+        with Progress(handle.exec_id, after=told, quiet=output.is_json):
             result = handle.wait(timeout)
     except KeyboardInterrupt:
-        output.note(
-            f"\nStopped waiting. Execution {handle.exec_id} is not cancelled: what it has done is "
-            f"kept, and `kitaru executions resume {handle.exec_id}` or a worker goes on with it; "
-            f"`kitaru executions cancel {handle.exec_id}` would end it."
-        )
+        output.note(_interrupted_text(handle.exec_id))
         ctx.exit(EXIT_INTERRUPTED)
+    except KitaruTimeoutError as error:
+        raise _failure(output, error, _timeout_text(error)) from error
     except KitaruExecutionError as error:
-        raise _failure(output, error) from error
+        raise _failure(output, error, _failure_text(error)) from error
     item = {
         "exec_id": handle.exec_id,
         "flow_name": flow_name,
@@ -71,6 +73,14 @@ def wait_for(
     output.item(item, text)
 
 
+def _interrupted_text(exec_id: str) -> str:
+    return (
+        f"\nStopped waiting. Execution {exec_id} is not cancelled: what it has done is kept.\n"
+        f"`kitaru executions resume {exec_id}` or a worker goes on with it, "
+        f"`kitaru executions cancel {exec_id}` ends it."
+    )
+
+
 def _json(result: object) -> object:
     from kitaru.engine.codec import Codec, TypeScope
     from kitaru.errors import KitaruSerializationError
@@ -81,13 +91,20 @@ def _json(result: object) -> object:
         return repr(result)
 
 
-def _failure(output: Output, error: KitaruExecutionError) -> Failure:
+def _failure(output: Output, error: KitaruError, text: str) -> Failure:
     return Failure(
-        _failure_text(error),
+        text,
         kind=type(error).__name__,
         command=output.command,
         as_json=output.is_json,
-        exit_code=EXIT_FAILURE,
+    )
+
+
+def _timeout_text(error: KitaruTimeoutError) -> str:
+    return (
+        f"Execution {error.exec_id} is still {error.last_status} after {error.elapsed_seconds:.3g} "
+        f"s. What it has done is kept: `kitaru executions resume {error.exec_id}` or a worker goes "
+        "on with it."
     )
 
 
@@ -112,11 +129,11 @@ def _what_went_wrong(execution: Execution, error: KitaruExecutionError) -> str:
 class Progress:
     """Tells on stderr what an execution does while somebody waits for it."""
 
-    def __init__(self, exec_id: str, *, quiet: bool) -> None:
+    def __init__(self, exec_id: str, *, after: int, quiet: bool) -> None:
         self._exec_id = exec_id
         self._quiet = quiet
         self._stop = threading.Event()
-        self._version = 0
+        self._version = after
         self._thread = threading.Thread(target=self._follow, name="kitaru-progress", daemon=True)
 
     def __enter__(self) -> "Progress":

@@ -2,7 +2,8 @@
 
 import click
 
-from kitaru.surfaces.cli.commands import Command
+from kitaru.surfaces.cli.commands import Command, command_name, wants_json
+from kitaru.surfaces.cli.text import escaped
 
 
 @click.command(cls=Command)
@@ -11,9 +12,19 @@ from kitaru.surfaces.cli.commands import Command
 def worker(ctx: click.Context, targets: tuple[str, ...]) -> None:
     """Run executions of the flows in these modules or files until Ctrl-C or SIGTERM.
 
-    It takes over what another process has left, too; what it was running itself is given back when
-    it stops, so that others may go on at once.
+    Without any, it runs every flow that the journal names and that can be loaded here. What another
+    process has left is taken over; what this one was running is given back when it stops, so that
+    others may go on at once.
     """
-    from kitaru.operations.executions import serve
+    from kitaru.operations.serving import serve
 
-    serve(targets)
+    def ready(flows: list[str]) -> None:
+        if not wants_json(ctx):
+            names = escaped(", ".join(sorted(flows)))
+            click.echo(f"Serving {names}. Ctrl-C stops it." if names else "Waiting for flows.")
+            return
+        from kitaru.surfaces.cli.json_form import json_text
+
+        click.echo(json_text({"command": command_name(ctx), "item": {"flows": sorted(flows)}}))
+
+    serve(targets, ready)

@@ -29,8 +29,10 @@ from journal import (
     open_reader,
 )
 from journal.backends.sqlite import committer as committing
+from journal.backends.sqlite.committer import Work
 from journal.backends.sqlite.connections import connect_writer
 from journal.backends.sqlite.journal import SqliteJournal
+from journal.backends.sqlite.transaction import PreparedAppend, Transaction
 
 RUNNING = HeadChange("running", "order", 0)
 
@@ -416,16 +418,22 @@ async def test_the_event_loop_goes_on_while_another_process_writes(path: str) ->
 
 
 async def test_one_that_cannot_be_written_does_not_harm_its_group(path: str) -> None:
-    journal = cast("SqliteJournal", await open_journal(path))
-    too_big = Append("ex-9", (NewEvent("Happened", b"x", 1),), 0, RUNNING, None, Claim("m", 1e300))
+    journal = await SqliteJournal.open(path)
+
+    def fail(transaction: Transaction) -> None:
+        transaction.append(PreparedAppend(append("ex-9")))
+        raise OverflowError("too big for SQLite")
+
+    failing = journal._submit(Work(fail))
     results = await asyncio.gather(
-        *(journal.append(append(f"ex-{n}")) for n in range(5)),
-        journal.append(too_big),
-        return_exceptions=True,
+        *(journal.append(append(f"ex-{n}")) for n in range(5)), failing, return_exceptions=True
     )
-    assert isinstance(results.pop(), Exception)
+    assert isinstance(results.pop(), OverflowError)
     assert all(isinstance(result, Appended) for result in results)
-    assert len(await journal.read_all()) == 5
+    assert [event.stream for event in await journal.read_all()] == [f"ex-{n}" for n in range(5)]
+    with pytest.raises(OverflowError):
+        await journal._submit(Work(fail))
+    assert await journal.head("ex-9") is None
     await journal.close()
 
 

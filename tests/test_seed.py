@@ -1,0 +1,210 @@
+"""The snippets of the product's description run as they are written there."""
+
+import textwrap
+from collections.abc import Callable
+from subprocess import CompletedProcess
+
+import pytest
+
+RunProgram = Callable[..., "CompletedProcess[str]"]
+
+DEFINITIONS = """
+import kitaru
+from kitaru import checkpoint, flow
+
+@checkpoint
+def fetch_data(url: str) -> str:
+    if url == "bad-input":
+        raise ValueError("there is no such place")
+    return f"<{url}>"
+
+@checkpoint
+def process_data(data: str) -> str:
+    return data.upper()
+"""
+
+DEFINING = """
+from kitaru import flow
+
+@flow
+def my_agent(url: str) -> str:
+    data = fetch_data(url)
+    return process_data(data)
+"""
+
+
+@pytest.fixture
+def run_snippets(run_program: RunProgram) -> Callable[..., list[str]]:
+    """Runs snippets one after the other as one script, and gives the lines that it printed."""
+
+    def run(*snippets: str) -> list[str]:
+        done = run_program("\n".join(map(textwrap.dedent, [DEFINITIONS, DEFINING, *snippets])))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_a_flow_is_run_and_waited_for(run_snippets: Callable[..., list[str]]) -> None:
+    lines = run_snippets(
+        """
+        handle = my_agent.run(url="https://example.com")
+        print(handle.exec_id)   # unique execution identifier
+        # ... do other work ...
+        result = handle.wait()   # block until finished
+        """,
+        """
+        print(result, handle.get(), handle.status, isinstance(handle.exec_id, str))
+        """,
+    )
+    assert len(lines[0]) == 36
+    assert lines[1] == "<HTTPS://EXAMPLE.COM> <HTTPS://EXAMPLE.COM> completed True"
+
+
+def test_a_flow_is_run_in_one_line(run_snippets: Callable[..., list[str]]) -> None:
+    lines = run_snippets(
+        """
+        result = my_agent.run(url="https://example.com").wait()
+        """,
+        "print(result)",
+    )
+    assert lines == ["<HTTPS://EXAMPLE.COM>"]
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        'handle = my_agent.run(url="https://example.com", stack="production")',
+        'my_agent.deploy(url="https://example.com")',
+        'handle = my_agent.invoke(url="https://example.com")',
+        'handle = my_agent.invoke(url="https://example.com", version=2)',
+        'my_agent.run(url="https://example.com", image="python:3.12")',
+        'flow(stack="production")',
+        'flow(image={"base_image": "python:3.12"})',
+        'kitaru.configure(stack="production")',
+    ],
+)
+def test_what_does_not_exist_yet_says_so(
+    snippet: str, run_snippets: Callable[..., list[str]]
+) -> None:
+    lines = run_snippets(
+        "try:\n    " + snippet,
+        """
+        except kitaru.KitaruFeatureNotAvailableError as error:
+            print("not yet:", error)
+        print(kitaru.KitaruClient().executions.list())
+        """,
+    )
+    assert lines[0].startswith("not yet: ")
+    assert lines[1] == "[]"
+
+
+def test_get_does_not_wait(run_snippets: Callable[..., list[str]]) -> None:
+    lines = run_snippets(
+        """
+        import threading
+        gate = threading.Event()
+
+        @checkpoint
+        def hold() -> None:
+            gate.wait()
+
+        @flow
+        def slow() -> str:
+            hold()
+            return "done"
+
+        handle = slow.run()
+        try:
+            handle.get()
+        except kitaru.KitaruStateError as error:
+            print(handle.exec_id in str(error), handle.status)
+        gate.set()
+        handle.wait()
+        print(handle.get(), handle.status)
+        """
+    )
+    assert lines == ["True running", "done completed"]
+
+
+def test_errors_surface_typed(run_snippets: Callable[..., list[str]]) -> None:
+    lines = run_snippets(
+        """
+        import kitaru
+
+        try:
+            result = my_agent.run(url="bad-input").wait()
+        except kitaru.KitaruExecutionError as exc:
+            print(exc.exec_id, exc.status, exc.failure_origin)
+        """,
+        """
+        try:
+            my_agent.run(url="bad-input").wait()
+        except kitaru.KitaruExecutionError as exc:
+            print(type(exc).__name__, exc, type(exc.__cause__).__name__)
+        """,
+    )
+    exec_id, status, origin = lines[0].split()
+    assert (len(exec_id), status, origin) == (36, "failed", "user_code")
+    assert lines[1] == "KitaruUserCodeError there is no such place ValueError"
+
+
+def test_runtime_options_stand_at_the_decorator_and_are_overridden_by_a_run(
+    run_snippets: Callable[..., list[str]],
+) -> None:
+    lines = run_snippets(
+        """
+        from kitaru import flow
+
+        @flow(retries=2, cache=False)
+        def my_agent(url: str) -> str:
+            ...
+
+        # Override at call time
+        handle = my_agent.run(url="https://example.com", retries=3, cache=True)
+        """,
+        """
+        handle.wait()
+        plain = my_agent.run(url="https://example.com")
+        plain.wait()
+        executions = kitaru.KitaruClient().executions
+        for each in (handle, plain):
+            options = executions.get(each.exec_id).options
+            print(options.retries, options.cache)
+        """,
+    )
+    assert lines == ["3 True", "2 False"]
+
+
+def test_options_that_nobody_gave_have_the_described_defaults(
+    run_snippets: Callable[..., list[str]],
+) -> None:
+    lines = run_snippets(
+        """
+        handle = my_agent.run("https://example.com")
+        handle.wait()
+        options = kitaru.KitaruClient().executions.get(handle.exec_id).options
+        print(options.retries, options.cache)
+        """
+    )
+    assert lines == ["0 True"]
+
+
+def test_the_rules_to_know_hold(run_snippets: Callable[..., list[str]]) -> None:
+    lines = run_snippets(
+        """
+        for wrong in (
+            lambda: my_agent("https://example.com"),
+            lambda: my_agent.run(url="https://example.com", retries=-1),
+            lambda: flow(retries=-1),
+        ):
+            try:
+                wrong()
+            except kitaru.KitaruUsageError as error:
+                print(error)
+        """
+    )
+    assert len(lines) == 3
+    assert ".run(" in lines[0]
+    assert "-1" in lines[1]
+    assert "-1" in lines[2]
