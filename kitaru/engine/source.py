@@ -438,8 +438,22 @@ def _fields(node: ast.AST) -> Iterator[tuple[str, Any]]:
             yield name, value[1:]
         elif name == "decorator_list":
             yield name, [decorator for decorator in value if not _is_own(decorator)]
+        elif isinstance(node, ast.JoinedStr):
+            yield name, _joined(value)
         else:
             yield name, value
+
+
+def _joined(parts: list[ast.expr]) -> list[Any]:
+    """The parts of an f-string; how its plain text is cut up differs between versions of Python."""
+    joined: list[Any] = []
+    for part in parts:
+        text = part.value if isinstance(part, ast.Constant) else part
+        if isinstance(text, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += text
+        else:
+            joined.append(text)
+    return joined
 
 
 def _has_docstring(node: ast.AST, body: list[ast.stmt]) -> bool:

@@ -134,6 +134,7 @@ def start_blocking(runtime: Runtime, prepared: Prepared) -> None:
             runtime.journal.read_stream(prepared.append.stream, limit=1), runtime.loop
         ).result()
         _check_same_start(prepared, first)
+        runtime.loop.call_soon_threadsafe(_serve, runtime, prepared)
         return
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
@@ -153,10 +154,17 @@ async def start(runtime: Runtime, prepared: Prepared) -> None:
     except (WrongExpectedVersion, StaleLease):
         first = await runtime.journal.read_stream(prepared.append.stream, limit=1)
         _check_same_start(prepared, first)
+        _serve(runtime, prepared)
         return
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
     _run_started(runtime, prepared, appended.events, appended.lease, asked_at)
+
+
+def _serve(runtime: Runtime, prepared: Prepared) -> None:
+    """Whoever starts a flow runs it too: an execution of it that nobody has is taken over here."""
+    runtime.worker.registry.serve(prepared.reference, prepared.definition)
+    runtime.worker.look_now()
 
 
 def _run_started(

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
-from journal import Head, HeadQuery, JournalError, RecordedEvent, open_reader
+from journal import CorruptJournal, Head, HeadQuery, JournalError, RecordedEvent, open_reader
 from kitaru import settings
 from kitaru.domain.execution.state import ExecutionState
 from kitaru.domain.values import StoredValue
@@ -237,11 +237,16 @@ def verify(reader: "SqliteReader", exec_id: str | None = None) -> Verification:
     ]
     damaged = {problem.stream for problem in problems}
     streams = events = 0
-    for head in _heads(reader, only):
-        streams += 1
-        events += head.version
-        if head.stream not in damaged:
-            problems += _fold_problems(reader, head)
+    try:
+        for head in _heads(reader, only):
+            streams += 1
+            events += head.version
+            if head.stream not in damaged:
+                problems += _fold_problems(reader, head)
+    except CorruptJournal as error:
+        # The heads themselves cannot be read any further; what was found up to here counts.
+        if error.stream not in damaged:
+            problems.append(Problem(error.stream, error.version, "unreadable", error.what))
     return Verification(streams, events, tuple(problems))
 
 

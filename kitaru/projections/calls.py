@@ -42,7 +42,7 @@ class CallFold:
             call,
             name=event.name,
             attempts=attempts,
-            started_at=attempts[0].started_at,
+            started_at=min(attempt.started_at for attempt in attempts),
             site=event.site or call.site,
             arguments=event.arguments or call.arguments,
         )

@@ -21,7 +21,8 @@ class Checkpoints:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._log = f"{path}-wal"
+        # Beside the file itself, where the path leads through a link.
+        self._log = f"{os.path.realpath(path)}-wal"
         self._connection: sqlite3.Connection | None = None
         # What earlier processes left counts too, or the log would grow from crash to crash.
         self._written = self._log_bytes()
@@ -48,6 +49,8 @@ class Checkpoints:
 
     def take(self, writer: sqlite3.Connection) -> bool:
         """With the writer's lock held; False when readers kept a part from being done."""
+        # Should it fail, the next one is due after some more writing, not after every commit.
+        self._written = min(self._written, DUE_BYTES * 3 // 4)
         if self._connection is None:
             self._connection = connect(self._path, "mode=rw")
         patiently(lambda: writer.execute("BEGIN IMMEDIATE"), 1.0)

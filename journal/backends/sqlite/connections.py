@@ -181,7 +181,7 @@ def _may_be_immutable(path: str, error: sqlite3.Error) -> bool:
     """Whether nobody can be writing: no log beside the file, and no right to make one."""
     if primary_code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         return False
-    log = f"{path}-wal"
+    log = f"{os.path.realpath(path)}-wal"
     is_empty = not os.path.exists(log) or os.path.getsize(log) == 0
     return is_empty and os.access(path, os.R_OK)
 
