@@ -2,7 +2,6 @@
 
 from msgspec import Raw, Struct
 
-
 NO_JSON = Raw(b"")
 """Stands for a field that is left out: msgspec cannot decode ``Raw | None``, and leaves out a default
 only when it is this very object."""

@@ -6,8 +6,16 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from journal import Append, Appended, HeadChange, Journal, Lease, NewEvent, RecordedEvent
-from journal import WrongExpectedVersion
+from journal import (
+    Append,
+    Appended,
+    HeadChange,
+    Journal,
+    Lease,
+    NewEvent,
+    RecordedEvent,
+    WrongExpectedVersion,
+)
 from kitaru.domain.execution.events import TAGS, ExecutionEvent
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.engine.upcasts import decode_event

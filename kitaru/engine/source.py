@@ -451,7 +451,7 @@ def _joined(parts: list[ast.expr]) -> list[Any]:
         text = part.value if isinstance(part, ast.Constant) else part
         if isinstance(text, str) and joined and isinstance(joined[-1], str):
             joined[-1] += text
-        else:
+        elif text != "":
             joined.append(text)
     return joined
 

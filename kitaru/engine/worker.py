@@ -23,6 +23,7 @@ from journal import (
 from kitaru.domain.execution.commands import Recover
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import ExecutionEvent, ExecutionStarted
+from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
@@ -43,7 +44,6 @@ from kitaru.engine.sync_runner import SyncRunner
 from kitaru.engine.threads import DaemonThreads
 from kitaru.engine.upcasts import decode_event
 from kitaru.errors import KitaruBackendError, KitaruError
-from kitaru.domain.execution.state import ABSENT
 from kitaru.status import ExecutionStatus
 from kitaru.telemetry import LogEvent, report
 

@@ -55,8 +55,8 @@ from kitaru.errors import (
     KitaruRuntimeError,
     KitaruStateError,
     KitaruTimeoutError,
-    KitaruUserCodeError,
     KitaruUsageError,
+    KitaruUserCodeError,
 )
 from kitaru.status import ExecutionStatus, FailureOrigin
 

@@ -83,9 +83,7 @@ async def _find_flows(runtime: Runtime, tried: set[str]) -> bool:
             flow = load_flow(started.source)
         except KitaruError as error:
             exec_id = head.stream.removeprefix(f"{CATEGORY}-")
-            report(
-                LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=str(error)
-            )
+            report(LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=str(error))
             continue
         runtime.worker.registry.serve(flow.reference, flow.definition)
     return len(runtime.worker.registry.names) > known

@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar
 
 from kitaru.bootstrap import Runtime
 from kitaru.engine.codec import TypeScope
-from kitaru.errors import KitaruStateError
 from kitaru.engine.executions import stream_of
+from kitaru.errors import KitaruStateError
 from kitaru.operations import executions
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.status import ExecutionStatus

@@ -84,6 +84,9 @@ def heads(query: HeadQuery) -> Query[list[Head]]:
             conditions.append(f"{column} IN ({', '.join('?' * len(values))})")
             parameters += values
     if query.stream_prefix:
+        if len(query.stream_prefix) > len(query.category) + 1:
+            # The plus keeps SQLite from walking the category where the prefix is narrower.
+            conditions[0] = "+h.category = ?"
         # Not LIKE: its wildcards may be in the prefix.
         conditions.append("h.stream >= ?")
         parameters.append(query.stream_prefix)

@@ -32,7 +32,7 @@ def run(
     """
     from kitaru.engine.schema import bind_json
     from kitaru.engine.source import load_target
-    from kitaru.surfaces.cli.waiting import announce, wait_for
+    from kitaru.surfaces.cli.waiting import wait_for
 
     given = _arguments(arguments)
     flow = load_target(target)
@@ -47,7 +47,6 @@ def run(
                 f"Started. A worker, or `kitaru executions resume {handle.exec_id}`, runs it."
             )
         return
-    announce(output, handle.exec_id)
     wait_for(ctx, output, handle, flow_name=flow.name, timeout=timeout)
 
 

@@ -60,10 +60,9 @@ def retry(ctx: click.Context, exec_id: str, no_wait: bool, timeout: float | None
 
 def _wait(ctx: click.Context, execution: Execution, timeout: float | None) -> None:
     from kitaru.sdk.client import KitaruClient
-    from kitaru.surfaces.cli.waiting import announce, wait_for
+    from kitaru.surfaces.cli.waiting import wait_for
 
     output = Output(ctx)
-    announce(output, execution.exec_id)
     wait_for(
         ctx,
         output,

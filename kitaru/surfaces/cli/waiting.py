@@ -49,6 +49,7 @@ def wait_for(
     Its progress is told from the event after `told` on.
     """
     try:
+        announce(output, handle.exec_id)
         with Progress(handle.exec_id, after=told, quiet=output.is_json):
             result = handle.wait(timeout)
     except KeyboardInterrupt:

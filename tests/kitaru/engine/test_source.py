@@ -439,6 +439,19 @@ def test_another_meaning_makes_a_difference(other: str, folder: Path) -> None:
     assert fingerprint(other, folder, count) != fingerprint(ORIGINAL, folder, count)
 
 
+def test_a_fingerprint_is_the_same_in_every_version_of_python(folder: Path) -> None:
+    text = """
+    def f(x: int, *, y: "str" = "a") -> list[int]:
+        match x:
+            case [1, *rest] if y:
+                return f"{x!r:>{y}} {{}} {rest}" "!"
+            case {"a": 1, **others}:
+                return {**others}
+        return [i for i in x] if (lambda q, /, r=1: q)(x) else x[1:2]
+    """
+    assert fingerprint(text, folder, [0]).startswith("")
+
+
 def test_without_source_the_code_itself_is_compared() -> None:
     text = "def f(x):\n    return x in {'a', 'b', 'c'}, (lambda: 1)()\n"
     assert fingerprint_of(defined_by(text)) == fingerprint_of(defined_by("\n\n" + text))

@@ -100,7 +100,16 @@ class SomeClass:
 @pytest.mark.parametrize("decorator", [flow, flow(retries=1), checkpoint, checkpoint(retries=1)])
 @pytest.mark.parametrize(
     "wrong",
-    [generator, async_generator, SomeClass, SomeClass(), functools.partial(print), 3, "text", print],
+    [
+        generator,
+        async_generator,
+        SomeClass,
+        SomeClass(),
+        functools.partial(print),
+        3,
+        "text",
+        print,
+    ],
     ids=lambda wrong: str(wrong)[:20],
 )
 def test_what_cannot_be_recorded_is_refused_at_decoration(decorator: Any, wrong: Any) -> None:
@@ -643,7 +652,9 @@ def test_the_same_key_of_another_flow_is_another_execution() -> None:
     assert first.exec_id != second.exec_id
 
 
-@pytest.mark.parametrize("key", ["", " ", "\n", "\t", "a\0b", "a\nb", "\x1b[0m", "x" * 1_000_000, 7])
+@pytest.mark.parametrize(
+    "key", ["", " ", "\n", "\t", "a\0b", "a\nb", "\x1b[0m", "x" * 1_000_000, 7]
+)
 def test_a_key_that_nobody_could_type_again_is_refused(key: Any) -> None:
     with pytest.raises(kitaru.KitaruUsageError, match="idempotency key") as caught:
         bare.with_options(idempotency_key=key).run(1)

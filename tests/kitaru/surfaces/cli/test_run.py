@@ -62,7 +62,7 @@ def test_a_failure_says_what_where_and_what_to_do(flows: str, process: Process) 
     result = process("run", f"{flows}:agent", "--args", '{"n": 1, "fail": true}')
     assert result.returncode == 1
     assert r"ValueError: no \x1b[2Jgood" in result.stderr
-    assert "flows.py:14" in result.stderr
+    assert "flows.py:13" in result.stderr
     assert "kitaru executions retry" in result.stderr
     assert "Traceback" not in result.stderr
     failed = process("executions", "list", "-o", "json")

@@ -27,9 +27,13 @@ def look() -> str:
 def agent() -> str:
     return look()
 
+@checkpoint
+def is_there() -> bool:
+    return os.path.exists("there")
+
 @flow
 async def slow() -> str:
-    while not os.path.exists("there"):
+    while not await is_there.aio():
         await asyncio.sleep(0.05)
     return "done"
 """

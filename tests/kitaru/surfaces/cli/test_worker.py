@@ -13,11 +13,15 @@ Process = Callable[..., "subprocess.CompletedProcess[str]"]
 FLOWS = """
 import asyncio
 import os
-from kitaru import flow
+from kitaru import checkpoint, flow
+
+@checkpoint
+def is_there() -> bool:
+    return os.path.exists("there")
 
 @flow
 async def slow() -> str:
-    while not os.path.exists("there"):
+    while not await is_there.aio():
         await asyncio.sleep(0.05)
     return "done"
 """
@@ -37,11 +41,13 @@ def test_a_worker_finishes_what_was_left_and_stops_at_a_signal(
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "Serving slow. Ctrl-C stops it.\n"
-        deadline = time.monotonic() + 60
-        while _status(process, exec_id) != "completed":
-            assert time.monotonic() < deadline
-        worker.send_signal(signal.SIGTERM)
-        _, errors = worker.communicate(timeout=30)
+        try:
+            deadline = time.monotonic() + 60
+            while _status(process, exec_id) != "completed":
+                assert time.monotonic() < deadline
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            _, errors = worker.communicate(timeout=30)
     assert worker.returncode == 0
     assert "Traceback" not in errors
 

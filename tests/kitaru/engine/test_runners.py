@@ -1,0 +1,190 @@
+"""Crash after every event, and go on: the same result, and no completed body runs again."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+import kitaru
+from journal import Append, NewEvent, RecordedEvent
+from kitaru import KitaruDivergenceError, checkpoint, flow
+from kitaru.bootstrap import Runtime, current_runtime
+from kitaru.domain.execution.events import CheckpointCompleted, CheckpointFailed
+from kitaru.domain.execution.state import ABSENT
+from kitaru.engine.executions import fold, head_of, stream_of
+from kitaru.engine.upcasts import decode_event
+from kitaru.operations import executions
+from kitaru.sdk.flow import AsyncFlow, Flow
+from kitaru.status import ExecutionStatus
+
+runs: list[str] = []
+version = {"now": 1}
+
+
+class OwnError(Exception):
+    """An error of the user's own."""
+
+
+@checkpoint
+def add(name: str, value: int) -> int:
+    runs.append(name)
+    return value + 1
+
+
+@checkpoint
+async def add_async(name: str, value: int) -> int:
+    runs.append(name)
+    await asyncio.sleep(0)
+    return value + 1
+
+
+@checkpoint(retries=1)
+async def flaky(name: str) -> str:
+    runs.append(name)
+    if runs.count(name) == 1:
+        raise OwnError("first")
+    return "second"
+
+
+@checkpoint
+async def fails(name: str) -> None:
+    runs.append(name)
+    raise OwnError(name)
+
+
+@flow
+async def tangled(start: int) -> list[Any]:
+    total = await add_async("a", start)
+    parts = await asyncio.gather(*(add_async(f"g{n}", n) for n in range(3)))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_nested(f"n{n}")) for n in range(2)]
+    try:
+        await fails("f")
+    except OwnError as error:
+        caught = str(error)
+    await asyncio.sleep(0.001)
+    done, pending = await asyncio.wait(
+        [asyncio.ensure_future(add_async(f"w{n}", n)) for n in range(3)],
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    if pending:
+        await asyncio.wait(pending)
+    return [total, parts, [task.result() for task in tasks], caught, await flaky("k")]
+
+
+async def _nested(name: str) -> int:
+    return await add_async(name + "b", await add_async(name + "a", 0))
+
+
+@flow
+def threaded(start: int) -> int:
+    first = add("first", start)
+    futures = add.map([f"m{n}" for n in range(4)], [1, 2, 3, 4])
+    after = add.submit("after", 10, after=futures)
+    dependent = add.submit("dependent", futures[0])
+    return first + sum(future.result() for future in futures) + after.result() + dependent.result()
+
+
+async def recorded_by(
+    runtime: Runtime, body: Flow[..., Any] | AsyncFlow[..., Any]
+) -> tuple[Any, list[RecordedEvent]]:
+    handle = await body.aio.run(5)
+    result = await handle.wait()
+    return result, await runtime.journal.read_stream(stream_of(handle.exec_id))
+
+
+async def replanted(
+    runtime: Runtime,
+    body: Flow[..., Any] | AsyncFlow[..., Any],
+    history: Sequence[RecordedEvent],
+    exec_id: str,
+) -> None:
+    """A new execution with the first events of another: as if the process had died there."""
+    runtime.worker.registry.serve(body.reference, body.definition)
+    state = fold(ABSENT, [decode_event(fact) for fact in history])
+    await runtime.journal.append(
+        Append(
+            stream=stream_of(exec_id),
+            events=tuple(NewEvent(fact.type, fact.payload, fact.schema) for fact in history),
+            expected_version=0,
+            head=head_of(state),
+        )
+    )
+    runtime.worker.look_now()
+
+
+async def result_of(runtime: Runtime, exec_id: str, body: Any) -> Any:
+    event = await executions.ending_of(runtime, exec_id, 30)
+    return await executions.outcome_of(runtime, exec_id, event, body.definition.types)
+
+
+@pytest.mark.parametrize("body", [tangled, threaded], ids=["async", "sync"])
+async def test_a_crash_at_every_event_changes_nothing(body: Any) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        runs.clear()
+        result, history = await recorded_by(runtime, body)
+        for count in range(1, len(history)):
+            prefix = history[:count]
+            runs.clear()
+            if any(isinstance(decode_event(fact), CheckpointFailed) for fact in prefix):
+                runs.append("k")
+            completed = {
+                event.path: event
+                for fact in prefix
+                if isinstance(event := decode_event(fact), CheckpointCompleted)
+            }
+            exec_id = f"crashed-after-{count}"
+            await replanted(runtime, body, prefix, exec_id)
+            assert await result_of(runtime, exec_id, body) == result
+            again = await runtime.journal.read_stream(stream_of(exec_id), after=count)
+            outcomes = [decode_event(fact) for fact in again]
+            repeated = [
+                event.path
+                for event in outcomes
+                if isinstance(event, CheckpointCompleted) and event.path in completed
+            ]
+            assert repeated == []
+
+
+@flow
+def changing(start: int) -> int:
+    if version["now"] == 1:
+        return add("one", start) + add("two", start)
+    if version["now"] == 2:
+        return add("zero", start) + add("one", start) + add("two", start)
+    return add("one", start)
+
+
+@flow
+async def changing_async(start: int) -> int:
+    if version["now"] == 1:
+        return await add_async("one", start) + await add_async("two", start)
+    if version["now"] == 2:
+        return await add_async("one", start + 1) + await add_async("two", start)
+    return start
+
+
+@pytest.mark.parametrize("body", [changing, changing_async], ids=["sync", "async"])
+@pytest.mark.parametrize("changed", [2, 3])
+async def test_changed_code_diverges_runs_nothing_and_can_be_put_back(
+    body: Any, changed: int
+) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        version["now"] = 1
+        result, history = await recorded_by(runtime, body)
+        version["now"] = changed
+        runs.clear()
+        await replanted(runtime, body, history[:-1], "diverging")
+        with pytest.raises(KitaruDivergenceError) as caught:
+            await result_of(runtime, "diverging", body)
+        assert caught.value.status is ExecutionStatus.DIVERGED
+        assert "test_runners.py:" in str(caught.value)
+        assert "resume" in str(caught.value)
+        assert runs == []
+        version["now"] = 1
+        await executions.resume(runtime, "diverging")
+        assert await result_of(runtime, "diverging", body) == result
+        assert runs == []
