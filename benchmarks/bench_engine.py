@@ -10,6 +10,7 @@ Scratch files go to --dir, which must be on the disk to be measured.
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import os
 import platform
@@ -83,7 +84,7 @@ async def crashing_trip_async(steps: int, fail: bool) -> int:
     """The same, async."""
     for number in range(steps):
         await book_async(number)
-    if Path(os.environ["BENCH_FAIL_FILE"]).exists():
+    if Path(os.environ["BENCH_FAIL_FILE"]).exists():  # noqa: ASYNC240
         raise RuntimeError("stop here")
     return steps
 
@@ -105,7 +106,7 @@ def raw_commit_us(folder: str, count: int) -> float:
 
 def between_marks_us() -> float:
     """The median microseconds from one step to the next."""
-    gaps = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(marks)]
     marks.clear()
     return statistics.median(gaps) * 1e6
 

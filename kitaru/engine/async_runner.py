@@ -442,10 +442,7 @@ class AsyncRunner:
             _ = task.cancelled() or task.exception()
             return
         self.running.pop(call.path, None)
-        if task.cancelled():
-            delivery = Delivery(error=asyncio.CancelledError())
-        else:
-            delivery = task.result()
+        delivery = Delivery(error=asyncio.CancelledError()) if task.cancelled() else task.result()
         if call.abandoned and isinstance(delivery.error, asyncio.CancelledError):
             self.execution.put(Outgoing(call.cancelled()))
         elif delivery.error is None:

@@ -62,13 +62,17 @@ class Divergence(Struct, frozen=True):
         """The report for people."""
         lines = [
             f"The flow's code no longer fits the journal of execution {exec_id}.",
-            f"  recorded: {self.recorded_path} (event {self.recorded_version}, called at "
-            f"{self.recorded_site or 'an unknown place'})",
+            (
+                f"  recorded: {self.recorded_path} (event {self.recorded_version}, called at "
+                f"{self.recorded_site or 'an unknown place'})"
+            ),
             *self._asked_lines(),
             *(f"    {difference}" for difference in self.differences),
             f"  likely: {_STORIES[self.story]}",
-            "  Nothing is lost and nothing was run. Put the old code back and resume it with "
-            f"`kitaru executions resume {exec_id}`, or start a new execution with the new code.",
+            (
+                "  Nothing is lost and nothing was run. Put the old code back and resume it with "
+                f"`kitaru executions resume {exec_id}`, or start a new execution with the new code."
+            ),
         ]
         return "\n".join(lines)
 

@@ -81,7 +81,7 @@ class Worker:
         self._endings: dict[str, list[asyncio.Future[Ending]]] = {}
         self._threads = DaemonThreads(CHECKPOINT_THREADS, "kitaru-checkpoint")
         self._heartbeat = Heartbeat(journal, lease_seconds, self._lease_lost, _renewal_failed)
-        self._random = random.Random()
+        self._random = random.Random()  # noqa: S311
         self._unloadable: dict[str, str] = {}
         """Executions that this process cannot run, and why: they are left to others."""
         self._queued: deque[Runner] = deque()
