@@ -88,10 +88,10 @@ def test_an_empty_folder_has_a_digest(example: ModuleType) -> None:
 def test_an_example_digests_a_folder(
     program: str, folder: Path, tmp_path: Path, run_program: RunProgram
 ) -> None:
-    done = run_program(EXAMPLES / program, str(folder))
+    report = tmp_path / "new" / "report.md"
+    done = run_program(EXAMPLES / program, str(folder), "--report", str(report))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    report = tmp_path / "digest-report.md"
     summary = summary_of(done.stdout)
     assert (summary["files"], summary["broken_links"]) == (len(FILES), 1)
     assert summary["report"] == str(report)

@@ -87,6 +87,7 @@ def check_links(folder: str, path: str, links: list[str]) -> list[str]:
 def write_report(file: str, text: str) -> str:
     """Writes the report, whole or not at all; once more does no harm."""
     target = Path(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, target)
