@@ -31,6 +31,17 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left_in_the_environment() -> Iterator[None]:
+    """A setting that one test leaves behind would be in force in the next."""
+    yield
+    left = [name for name in os.environ if name.startswith("KITARU_")]
+    for name in left:
+        if not name.startswith("KITARU_TEST_"):
+            del os.environ[name]
+    assert all(name.startswith("KITARU_TEST_") for name in left), left
+
+
 @pytest.fixture
 def journal_file(tmp_path: Path) -> Path:
     """Where a journal of this test's own may be."""

@@ -8,6 +8,8 @@ from kitaru.errors import KitaruUsageError
 
 VARARGS = "*"
 """The name under which surplus positional arguments are kept."""
+VARKWARGS = "**"
+"""The name under which those surplus keywords are kept whose own name is taken already."""
 
 Named = dict[str, Any]
 
@@ -45,22 +47,36 @@ class Binder:
                 self._refuse(args, kwargs)
             named[VARARGS] = list(args[len(self._positional) :])
         if kwargs:
-            if named.keys() & kwargs.keys() or not (
-                self._varkwargs or kwargs.keys() <= self._named
-            ):
+            if named.keys() & kwargs.keys() & self._named:
                 self._refuse(args, kwargs)
+            if not kwargs.keys() <= self._named:
+                kwargs = self._with_surplus(args, kwargs)
             named.update(sorted(kwargs.items()) if len(kwargs) > 1 else kwargs)
         if not self._required <= named.keys():
             self._refuse(args, kwargs)
         return named
 
+    def _with_surplus(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._varkwargs:
+            self._refuse(args, kwargs)
+        taken = {
+            name: value
+            for name, value in sorted(kwargs.items())
+            if name in self._positional_only or name in (VARARGS, VARKWARGS)
+        }
+        if not taken:
+            return kwargs
+        rest = {name: value for name, value in kwargs.items() if name not in taken}
+        return {**rest, VARKWARGS: taken}
+
     def spread(self, named: Mapping[str, Any]) -> tuple[list[Any], Named]:
         """The positional and keyword arguments that the names stand for."""
         rest = dict(named)
         surplus = rest.pop(VARARGS, [])
+        keywords = rest.pop(VARKWARGS, {})
         by_position = self._positional if surplus else self._positional_only
         args = [rest.pop(name) for name in self._positional if name in by_position and name in rest]
-        return [*args, *surplus], rest
+        return [*args, *surplus], {**rest, **keywords} if keywords else rest
 
     def _refuse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         try:

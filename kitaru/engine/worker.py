@@ -247,8 +247,10 @@ class Worker:
                 await self._poll()
             except JournalError as error:
                 report(LogEvent.POLL_FAILED, error=str(error))
+            # Not wait_for: on Python 3.11 it can swallow the cancellation that ends this task.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), interval)
+                async with asyncio.timeout(interval):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def _poll(self) -> None:

@@ -1,6 +1,7 @@
 """Starting, following and steering executions."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -256,10 +257,10 @@ async def _ending(runtime: Runtime, exec_id: str) -> ExecutionEvent:
             head = await _head(runtime, exec_id)
             if head.state not in _GOING_ON:
                 return await _last_event(runtime, head)
-            try:
-                await asyncio.wait_for(changed.wait(), RECHECK_SECONDS)
-            except TimeoutError:
-                continue
+            # Not wait_for: on Python 3.11 it can swallow the caller's cancellation.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECHECK_SECONDS):
+                    await changed.wait()
     finally:
         stop()
 
@@ -391,8 +392,21 @@ async def reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
 
     Raises KitaruStateError when the execution is in another state.
     """
-    await _append_decided(runtime, exec_id, Reopen(reason))
+    await _reopen(runtime, exec_id, reason)
     runtime.worker.look_now()
+
+
+async def _reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
+    # A runner here that has recorded the end may not have gone yet: what it tells those who wait
+    # must not be taken for the end of the next attempt.
+    leaving = runtime.worker.ending(exec_id)
+    if leaving is not None and not await _is_going_on(runtime, exec_id):
+        await leaving
+    await _append_decided(runtime, exec_id, Reopen(reason))
+
+
+async def _is_going_on(runtime: Runtime, exec_id: str) -> bool:
+    return (await _head(runtime, exec_id)).state in _GOING_ON
 
 
 async def resume(runtime: Runtime, exec_id: str) -> None:
@@ -402,7 +416,7 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
     """
     status = await status_of(runtime, exec_id)
     if status is ExecutionStatus.DIVERGED:
-        await reopen(runtime, exec_id, "resume")
+        await _reopen(runtime, exec_id, "resume")
     elif status.is_finished:
         raise KitaruStateError(
             f"Execution {exec_id} is already {status}; there is nothing to resume."
@@ -411,6 +425,9 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
         return
     if not await runtime.worker.take_over(exec_id):
         owner = (await _head(runtime, exec_id)).owner
+        if owner in (None, runtime.worker.owner):
+            # This process has taken it just now, or it has ended just now.
+            return
         raise KitaruStateError(
             f"Execution {exec_id} is being run by {owner}. If that process is gone, its lease runs "
             "out within the lease time, and you can resume then."

@@ -92,6 +92,9 @@ class _Source:
         self._options = options
         functools.update_wrapper(cast("Any", self), definition.function)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     @property
     def name(self) -> str:
         """The checkpoint's name: that of its function."""
@@ -167,7 +170,7 @@ class _Source:
 class Checkpoint(_Source, Generic[P, R]):
     """A recorded function. In a sync flow it is called directly; `aio` is for async flows."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the function once for this place in the flow, and for ever after gives its result.
 
         Beside the function's own arguments it takes ``id=`` (the call's path, unique in the
@@ -178,11 +181,11 @@ class Checkpoint(_Source, Generic[P, R]):
         result: R = self._perform(args, dict(kwargs))
         return result
 
-    def submit(self, *args: Any, **kwargs: Any) -> CheckpointFuture[R]:
+    def submit(self, /, *args: Any, **kwargs: Any) -> CheckpointFuture[R]:
         """Starts the call on another thread and returns a future; arguments may be futures."""
         return CheckpointFuture(self._submit(args, kwargs, call_site(1)))
 
-    def map(self, *args: Any, after: Any = None, **kwargs: Any) -> list[CheckpointFuture[R]]:
+    def map(self, /, *args: Any, after: Any = None, **kwargs: Any) -> list[CheckpointFuture[R]]:
         """Submits one call for each item of the positional arguments, taken in step.
 
         Keyword arguments, texts, bytes and dicts are the same for every call. Raises
@@ -194,7 +197,7 @@ class Checkpoint(_Source, Generic[P, R]):
             for row in _in_step(self.name, _loaded(args))
         ]
 
-    def product(self, *args: Any, after: Any = None, **kwargs: Any) -> list[CheckpointFuture[R]]:
+    def product(self, /, *args: Any, after: Any = None, **kwargs: Any) -> list[CheckpointFuture[R]]:
         """Submits one call for each combination of the items of the positional arguments."""
         site = call_site(1)
         return [
@@ -220,18 +223,18 @@ class Checkpoint(_Source, Generic[P, R]):
 class AsyncCheckpoint(_Source, Generic[P, R]):
     """A recorded coroutine function. In an async flow it is awaited; `sync` is for sync flows."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Fixes the call's place in the flow; awaiting it runs the function, or gives its result.
 
         Takes and raises what `Checkpoint` does.
         """
         return self._perform_async(args, dict(kwargs), call_site(1))
 
-    def submit(self, *args: Any, **kwargs: Any) -> "asyncio.Task[R]":
+    def submit(self, /, *args: Any, **kwargs: Any) -> "asyncio.Task[R]":
         """Starts the call and returns a task; arguments may be tasks."""
         return self._submit_async(args, kwargs, call_site(1))
 
-    def map(self, *args: Any, after: Any = None, **kwargs: Any) -> "list[asyncio.Task[R]]":
+    def map(self, /, *args: Any, after: Any = None, **kwargs: Any) -> "list[asyncio.Task[R]]":
         """Submits one call for each item of the positional arguments, taken in step.
 
         Keyword arguments, texts, bytes and dicts are the same for every call. Raises
@@ -243,7 +246,7 @@ class AsyncCheckpoint(_Source, Generic[P, R]):
             for row in _in_step(self.name, args)
         ]
 
-    def product(self, *args: Any, after: Any = None, **kwargs: Any) -> "list[asyncio.Task[R]]":
+    def product(self, /, *args: Any, after: Any = None, **kwargs: Any) -> "list[asyncio.Task[R]]":
         """Submits one call for each combination of the items of the positional arguments."""
         site = call_site(1)
         return [

@@ -66,6 +66,9 @@ class _Source:
         self._fingerprint = ""
         functools.update_wrapper(cast("Any", self), definition.function)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     @property
     def name(self) -> str:
         """The flow's name: that of its function."""
@@ -85,8 +88,7 @@ class _Source:
         options = self._options
         given = {name: kwargs.pop(name) for name in RUN_OPTIONS if name in kwargs}
         if given:
-            options = replace(options, **given)
-            options.check(self.name)
+            options = _overridden(self.name, options, given)
         _check_place(self.name)
         config = settings.in_force()
         frozen = FrozenOptions(
@@ -144,11 +146,11 @@ class _Source:
 class Flow(_Source, Generic[P, R]):
     """A durable function. `run` starts an execution of it; `aio` is the same for async code."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
         """Raises KitaruUsageError: a flow is started with `run`."""
         self._refuse_call()
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> FlowHandle[R]:
+    def run(self, /, *args: P.args, **kwargs: P.kwargs) -> FlowHandle[R]:
         """Starts an execution in the background and returns once the start is durable.
 
         Beside the flow's own arguments it takes ``retries=``, ``cache=`` and ``idempotency_key=``
@@ -185,11 +187,11 @@ class Flow(_Source, Generic[P, R]):
 class AsyncFlow(_Source, Generic[P, R]):
     """A durable coroutine function. `sync` is the same for code that may block."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
         """Raises KitaruUsageError: a flow is started with `run`."""
         self._refuse_call()
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> AsyncFlowHandle[R]:
+    def run(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncFlowHandle[R]:
         """Submits an execution at once; ``await`` the handle to be sure that the start is durable.
 
         Takes and raises what `Flow.run` does; what only the journal can tell is raised by the
@@ -299,6 +301,11 @@ def _changed(
     idempotency_key: str | None,
 ) -> RunOptions:
     given = {"retries": retries, "cache": cache, "idempotency_key": idempotency_key}
+    return _overridden(flow, options, given)
+
+
+def _overridden(flow: str, options: RunOptions, given: dict[str, Any]) -> RunOptions:
+    # None is an option that was not given, so that wrappers can pass theirs on.
     changed = replace(options, **{k: v for k, v in given.items() if v is not None})
     changed.check(flow)
     return changed

@@ -129,10 +129,11 @@ def test_the_highest_layer_that_says_something_wins(
     text = "" if pyproject is None else f"[tool.kitaru]\nretries = {pyproject}\n"
     here = Path.cwd()
     write_pyproject(here, text)
-    os.environ["KITARU_RETRIES"] = "" if environment is None else str(environment)
-    configure(retries=configured)
     said = [value for value in (configured, environment, pyproject) if value is not None]
-    assert resolve().retries == (said[0] if said else 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KITARU_RETRIES", "" if environment is None else str(environment))
+        configure(retries=configured)
+        assert resolve().retries == (said[0] if said else 0)
 
 
 def test_configure_returns_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:

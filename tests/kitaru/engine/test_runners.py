@@ -117,6 +117,48 @@ async def result_of(runtime: Runtime, exec_id: str, body: Any) -> Any:
     return await executions.outcome_of(runtime, exec_id, event, body.definition.types)
 
 
+version = {"now": "old"}
+"""Which version of their code the two flows below have: what a deploy changes."""
+
+
+@flow
+async def changing(start: int) -> int:
+    if version["now"] == "inserted":
+        await add_async("inserted", 0)
+    first = await add_async("first", start)
+    if version["now"] == "fewer":
+        return first
+    return await add_async("second", first + (version["now"] == "changed"))
+
+
+@flow
+def changing_threaded(start: int) -> int:
+    if version["now"] == "inserted":
+        add("inserted", 0)
+    first = add("first", start)
+    if version["now"] == "fewer":
+        return first
+    return add("second", first + (version["now"] == "changed"))
+
+
+@pytest.mark.parametrize("change", ["inserted", "changed", "fewer"])
+@pytest.mark.parametrize("body", [changing, changing_threaded], ids=["async", "sync"])
+async def test_the_old_code_goes_on_where_the_new_one_diverged(body: Any, change: str) -> None:
+    version["now"] = "old"
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        result, history = await recorded_by(runtime, body)
+        version["now"] = change
+        await replanted(runtime, body, history[:-1], "diverging")
+        with pytest.raises(kitaru.KitaruDivergenceError):
+            await result_of(runtime, "diverging", body)
+        runs.clear()
+        version["now"] = "old"
+        await executions.resume(runtime, "diverging")
+        assert await result_of(runtime, "diverging", body) == result
+        assert runs == []
+
+
 @pytest.mark.parametrize("body", [tangled, threaded], ids=["async", "sync"])
 async def test_a_crash_at_every_event_changes_nothing(body: Any) -> None:
     async with kitaru.runtime(journal="memory://"):
