@@ -123,7 +123,7 @@ def current_runtime() -> Runtime:
 
 
 def set_explicit(runtime: Runtime | None) -> None:
-    """Makes an application's own runtime the process's. Raises KitaruUsageError for a second one."""
+    """Makes an application's own runtime the process's; KitaruUsageError for a second one."""
     global _explicit
     with _lock:
         if runtime is not None and _explicit is not None:

@@ -113,6 +113,6 @@ class KitaruFeatureNotAvailableError(KitaruError, NotImplementedError):
 class KitaruCancelled(BaseException):
     """Reaches a flow's body where its execution is being cancelled.
 
-    Not an `Exception`, so that ``except Exception`` around a call does not swallow it. Checkpoints in
-    the handlers that it passes still run.
+    Not an `Exception`, so that ``except Exception`` around a call does not swallow it. Checkpoints
+    in the handlers that it passes still run.
     """

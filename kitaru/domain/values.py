@@ -3,8 +3,8 @@
 from msgspec import Raw, Struct
 
 NO_JSON = Raw(b"")
-"""Stands for a field that is left out: msgspec cannot decode ``Raw | None``, and leaves out a default
-only when it is this very object."""
+"""Stands for a field that is left out: msgspec cannot decode ``Raw | None``, and leaves out a
+default only when it is this very object."""
 
 
 class StoredValue(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -1,4 +1,4 @@
-"""Keeps the leases of this process alive, from a thread of its own: a busy loop does not lose them."""
+"""Keeps this process's leases alive, from a thread of its own: a busy loop does not lose them."""
 
 import threading
 import time

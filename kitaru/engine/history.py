@@ -46,9 +46,9 @@ class Tried(Struct):
 class History:
     """The recorded outcomes that a pass of the body is to be given.
 
-    `kept` are the completed calls of earlier flow attempts: they are handed over when they are asked
-    for again, and need not be. `log` are the outcomes of the current flow attempt: the body must ask
-    for each of them.
+    `kept` are the completed calls of earlier flow attempts: they are handed over when they are
+    asked for again, and need not be. `log` are the outcomes of the current flow attempt: the body
+    must ask for each of them.
     """
 
     def __init__(self, facts: Iterable[RecordedFact]) -> None:

@@ -6,7 +6,7 @@ from kitaru.domain.execution.events import SourceReference
 from kitaru.engine.definitions import FlowDefinition
 
 Loader = Callable[[SourceReference], FlowDefinition]
-"""Finds the flow that an execution was started with. Raises KitaruUsageError or KitaruStateError."""
+"""Finds an execution's flow. Raises KitaruUsageError or KitaruStateError."""
 
 
 class Registry:

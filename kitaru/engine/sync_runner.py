@@ -1,4 +1,4 @@
-"""Drives one execution of a sync flow: the body has a thread, and blocks where it needs an outcome."""
+"""Drives one execution of a sync flow: its body has a thread, and blocks for each outcome."""
 
 import asyncio
 import contextlib
@@ -387,7 +387,7 @@ class SyncRunner:
         try:
             self._attempts(future.call, future.settle, pass_number)
         except BaseException as error:
-            # ExecutionSuspended, or a fault: the body's thread raises it where it needs the outcome.
+            # ExecutionSuspended, or a fault: the body's thread raises it where it needs it.
             future.settle(None, error)
 
     def _attempts(

@@ -31,8 +31,8 @@ def save(
     """Saves a named value with the running checkpoint; durable with the checkpoint's outcome.
 
     `type` is one of prompt, response, context, input, output, blob. Raises KitaruContextError
-    outside a checkpoint, KitaruUsageError for a bad name or type, and KitaruSerializationError for a
-    value that cannot be kept.
+    outside a checkpoint, KitaruUsageError for a bad name or type, and KitaruSerializationError for
+    a value that cannot be kept.
     """
     here = scope.get()
     if not isinstance(here, CheckpointScope):

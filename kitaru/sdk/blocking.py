@@ -9,7 +9,7 @@ from kitaru.errors import KitaruUsageError
 def refuse_on_event_loop(what: str, instead: str, depth: int = 2) -> None:
     """Raises KitaruUsageError where blocking would stop the event loop that runs on this thread.
 
-    At the top level of a notebook's cell a loop runs too, but nothing else needs it: there it blocks.
+    At the top level of a notebook's cell a loop runs too, but nothing else needs it: it blocks.
     """
     if asyncio._get_running_loop() is None:
         return

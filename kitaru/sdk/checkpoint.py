@@ -175,8 +175,8 @@ class Checkpoint(_Source, Generic[P, R]):
 
         Beside the function's own arguments it takes ``id=`` (the call's path, unique in the
         execution) and ``after=`` (futures to wait for first); `with_options` is the way that type
-        checkers follow. Raises what the function raised; KitaruContextError outside a flow or inside
-        another checkpoint; KitaruSerializationError for values that cannot be kept.
+        checkers follow. Raises what the function raised; KitaruContextError outside a flow or
+        inside another checkpoint; KitaruSerializationError for values that cannot be kept.
         """
         result: R = self._perform(args, dict(kwargs))
         return result
@@ -322,8 +322,8 @@ def checkpoint(
 ) -> Any:
     """Makes a function a checkpoint, bare or with options.
 
-    `retries` is how often it is tried again after it raised, or a `Retry` policy; `type` a free label
-    such as ``llm_call``; `cache` whether its results may be reused by other executions;
+    `retries` is how often it is tried again after it raised, or a `Retry` policy; `type` a free
+    label such as ``llm_call``; `cache` whether its results may be reused by other executions;
     `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept). Raises
     KitaruUsageError for a bad option or for what is not a function, and
     KitaruFeatureNotAvailableError for ``runtime="isolated"``.

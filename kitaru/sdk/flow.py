@@ -40,7 +40,7 @@ class RunOptions(Struct, frozen=True):
     idempotency_key: str | None = None
 
     def check(self, flow: str) -> None:
-        """Raises KitaruUsageError, or KitaruFeatureNotAvailableError for what does not exist yet."""
+        """Raises KitaruUsageError, or KitaruFeatureNotAvailableError."""
         for name in ("stack", "image"):
             if getattr(self, name) is not None:
                 raise KitaruFeatureNotAvailableError(
@@ -262,8 +262,8 @@ def flow(
 
     A ``def`` becomes a `Flow`, an ``async def`` an `AsyncFlow`. `retries` is how often the body is
     run again in the same execution after it raised (calls that completed are kept), `cache` whether
-    results of earlier executions may be reused. Raises KitaruUsageError for a bad option, for what is
-    not a function, and for a parameter whose name is one of `run`'s options.
+    results of earlier executions may be reused. Raises KitaruUsageError for a bad option, for what
+    is not a function, and for a parameter whose name is one of `run`'s options.
     """
     options = RunOptions(stack=stack, image=image, cache=cache, retries=retries)
     options.check(getattr(function, "__name__", "flow"))

@@ -93,8 +93,8 @@ class FlowHandle(_Handle[R]):
         """Blocks until the execution has ended, and returns what the flow returned.
 
         Raises KitaruExecutionError, or the subclass that fits, when it did not complete;
-        KitaruTimeoutError after `timeout` seconds, while the execution goes on; KitaruUsageError on a
-        thread whose event loop this would block.
+        KitaruTimeoutError after `timeout` seconds, while the execution goes on; KitaruUsageError on
+        a thread whose event loop this would block.
         """
         refuse_on_event_loop("handle.wait()", "use `await handle.aio.wait()`")
         return self._block(lambda: self._wait(timeout))

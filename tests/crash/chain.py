@@ -1,4 +1,4 @@
-"""A script that is killed again and again: it says what was acknowledged and what its bodies did."""
+"""A script that is killed again and again: it says what was acknowledged and what was done."""
 
 import asyncio
 import os
