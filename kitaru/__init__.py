@@ -24,17 +24,22 @@ if TYPE_CHECKING:
         KitaruTimeoutError,
         KitaruUsageError,
         KitaruUserCodeError,
+        KitaruWaitAborted,
+        KitaruWaitExpired,
         KitaruWaitValidationError,
     )
-    from kitaru.projections.views import Execution
+    from kitaru.projections.views import Execution, PendingWait
     from kitaru.sdk.artifacts import load, save
     from kitaru.sdk.checkpoint import AsyncCheckpoint, Checkpoint, CheckpointFuture, checkpoint
     from kitaru.sdk.client import AsyncKitaruClient, KitaruClient
+    from kitaru.sdk.completion import as_completed, wait_all, wait_any
+    from kitaru.sdk.deterministic import now, random, sleep, uuid4
     from kitaru.sdk.execution import current_execution_id, idempotency_key
     from kitaru.sdk.flow import AsyncFlow, Flow, flow
     from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
     from kitaru.sdk.log import log
     from kitaru.sdk.runtime import runtime
+    from kitaru.sdk.wait import wait
     from kitaru.settings import KitaruConfig, configure
     from kitaru.status import ExecutionStatus, FailureOrigin
 
@@ -66,9 +71,13 @@ _WHERE = {
     "KitaruTimeoutError": "kitaru.errors",
     "KitaruUsageError": "kitaru.errors",
     "KitaruUserCodeError": "kitaru.errors",
+    "KitaruWaitAborted": "kitaru.errors",
+    "KitaruWaitExpired": "kitaru.errors",
     "KitaruWaitValidationError": "kitaru.errors",
+    "PendingWait": "kitaru.projections.views",
     "RecordedObject": "kitaru.engine.codec",
     "Retry": "kitaru.domain.execution.retry",
+    "as_completed": "kitaru.sdk.completion",
     "checkpoint": "kitaru.sdk.checkpoint",
     "configure": "kitaru.settings",
     "current_execution_id": "kitaru.sdk.execution",
@@ -76,9 +85,16 @@ _WHERE = {
     "idempotency_key": "kitaru.sdk.execution",
     "load": "kitaru.sdk.artifacts",
     "log": "kitaru.sdk.log",
+    "now": "kitaru.sdk.deterministic",
+    "random": "kitaru.sdk.deterministic",
     "register_type": "kitaru.engine.codec",
     "runtime": "kitaru.sdk.runtime",
     "save": "kitaru.sdk.artifacts",
+    "sleep": "kitaru.sdk.deterministic",
+    "uuid4": "kitaru.sdk.deterministic",
+    "wait": "kitaru.sdk.wait",
+    "wait_all": "kitaru.sdk.completion",
+    "wait_any": "kitaru.sdk.completion",
 }
 
 __all__ = [
@@ -109,9 +125,13 @@ __all__ = [
     "KitaruTimeoutError",
     "KitaruUsageError",
     "KitaruUserCodeError",
+    "KitaruWaitAborted",
+    "KitaruWaitExpired",
     "KitaruWaitValidationError",
+    "PendingWait",
     "RecordedObject",
     "Retry",
+    "as_completed",
     "checkpoint",
     "configure",
     "current_execution_id",
@@ -119,9 +139,16 @@ __all__ = [
     "idempotency_key",
     "load",
     "log",
+    "now",
+    "random",
     "register_type",
     "runtime",
     "save",
+    "sleep",
+    "uuid4",
+    "wait",
+    "wait_all",
+    "wait_any",
 ]
 
 

@@ -13,6 +13,8 @@ class KitaruError(Exception):
     ├── KitaruContextError (RuntimeError)         right call, wrong place
     ├── KitaruStateError (RuntimeError)           the execution's state forbids it
     ├── KitaruRuntimeError (RuntimeError)
+    │   ├── KitaruWaitAborted                     a wait of the flow was aborted
+    │   ├── KitaruWaitExpired                     nobody answered a wait by its deadline
     │   ├── KitaruBackendError                    the journal cannot be read or written
     │   └── KitaruExecutionError                  an execution did not complete
     │       ├── KitaruUserCodeError               its own code raised
@@ -50,6 +52,14 @@ class KitaruStateError(KitaruError, RuntimeError):
 
 class KitaruRuntimeError(KitaruError, RuntimeError):
     """Something failed while running."""
+
+
+class KitaruWaitAborted(KitaruRuntimeError):
+    """Raised in a flow's body where it waits: somebody ended the wait without an answer."""
+
+
+class KitaruWaitExpired(KitaruRuntimeError):
+    """Raised in a flow's body where it waits: its deadline has passed without an answer."""
 
 
 class KitaruBackendError(KitaruRuntimeError):

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import functools
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,14 +13,18 @@ from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
     ArtifactSaved,
-    CancelRequested,
     CheckpointCompleted,
     CheckpointFailed,
     ExecutionEvent,
+    ExecutionParked,
     FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
     MetadataLogged,
     TimerFired,
     TimerStarted,
+    WaitAborted,
+    WaitExpired,
 )
 from kitaru.domain.execution.state import ExecutionState
 from kitaru.engine.calls import Call, Delivery, delivery_of
@@ -31,18 +36,22 @@ from kitaru.engine.divergence import (
     changed_kind,
     fewer_calls,
     not_asked_for,
+    wait_not_asked_for,
 )
 from kitaru.engine.executions import Foreign, Outgoing
 from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask
 from kitaru.engine.history import History, Outcome
-from kitaru.engine.runner import Host, Loaded
+from kitaru.engine.runner import DRAW, Host, Loaded, seed_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
-from kitaru.errors import KitaruError, KitaruUsageError
+from kitaru.engine.waits import Wait, WaitOutcome
+from kitaru.errors import KitaruError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.status import FailureOrigin
 
 LONGEST_SLEEP_SECONDS = 86_400.0
+IDLE_SECONDS = 5.0
+"""How long a body that only waits for a time is kept in memory."""
 
 
 class Timer:
@@ -110,6 +119,7 @@ class AsyncRunner:
         self.execution = loaded.execution
         self.exec_id = loaded.execution.exec_id
         self.main_module = loaded.main_module
+        self.seed = seed_of(loaded)
         self.history = History(loaded.facts)
         self.execution.on_foreign = self._on_foreign
         self._arguments = arguments
@@ -122,13 +132,17 @@ class AsyncRunner:
         self._new_pass_state()
 
     def _new_pass_state(self) -> None:
-        self.requested: dict[str, Call | Timer | None] = {}
+        self.requested: dict[str, Call | Timer | Wait | None] = {}
         """What the body has asked for, by path; None once it has been given the outcome."""
         self.timers: dict[int, Timer] = {}
         self.submitted: list[FlowTask] = []
         """The calls that the body has started with `submit`."""
         self.kept_ready: deque[str] = deque()
-        self.unstarted: deque[Call | Timer] = deque()
+        self.waits: dict[str, Wait] = {}
+        """The waits that are open."""
+        self.retrying: dict[str, int] = {}
+        """When calls that failed are due to be tried again, by path."""
+        self.unstarted: deque[Call | Timer | Wait] = deque()
         self.running: dict[str, Call] = {}
         self.blobs: dict[int, bytes] = {}
         self.logs = 0
@@ -136,6 +150,8 @@ class AsyncRunner:
         self.loop: FlowLoop | None = None
         self.root: FlowTask | None = None
         self._ending = False
+        self._live = False
+        self._suspension: asyncio.TimerHandle | None = None
         self._cancel_delivered = False
 
     # the pass
@@ -178,6 +194,7 @@ class AsyncRunner:
             self._end_pass()
         elif not self.history.order:
             self._go_live()
+            self._consider_suspending()
 
     @property
     def _root(self) -> FlowTask:
@@ -227,18 +244,32 @@ class AsyncRunner:
             self.loop.advance_clock(event.due_at)
             self.loop.fire(waiting.handle)
             return
-        assert not isinstance(event, TimerFired)
-        delivery = waiting.delivery
-        if delivery is None:
-            blob = self.blobs.pop(outcome.version, None)
-            delivery = self._delivery(event, waiting, blob)
-        future: asyncio.Future[Any] = waiting.future
-        if future.done():
+        blob = self.blobs.pop(outcome.version, None)
+        if isinstance(waiting, Wait):
+            assert isinstance(event, WaitOutcome)
+            self._deliver_answer(waiting, event, blob)
             return
-        if delivery.error is None:
-            future.set_result(delivery.value)
-        else:
-            future.set_exception(_raisable(delivery.error))
+        assert isinstance(event, CheckpointCompleted | CheckpointFailed)
+        _settle(waiting.future, waiting.delivery or self._delivery(event, waiting, blob))
+
+    def _deliver_answer(self, wait: Wait, event: WaitOutcome, blob: bytes | None) -> None:
+        try:
+            delivery = wait.delivery(event, blob, self.host.codec)
+        except KitaruWaitValidationError as problem:
+            self.requested[wait.path] = wait
+            rejected = InputRejected(path=wait.path, name=wait.terms.name, problem=str(problem))
+            self.execution.put(Outgoing(rejected, recorded=self._noted(rejected)))
+            return
+        except KitaruError as error:
+            delivery = Delivery(error=error)
+        self.waits.pop(wait.path, None)
+        if wait.expiry is not None:
+            wait.expiry.cancel()
+        _settle(wait.future, delivery)
+
+    def _noted(self, event: ExecutionEvent) -> Callable[[RecordedEvent], None]:
+        """Takes in an event of our own that the history keeps account of."""
+        return lambda fact: self.history.add(fact.version, fact.recorded_at, event)
 
     def _delivery(
         self, event: CheckpointCompleted | CheckpointFailed, call: Call, blob: bytes | None
@@ -250,12 +281,13 @@ class AsyncRunner:
 
     def _needs_blob(self, outcome: Outcome) -> bool:
         event = outcome.event
-        if not isinstance(event, CheckpointCompleted) or event.result.blob is None:
+        blob = outcome.blob
+        if blob is None or outcome.version in self.blobs:
             return False
         waiting = self.requested[event.path]
-        if outcome.version in self.blobs or not isinstance(waiting, Call) or waiting.delivery:
+        if waiting is None or (isinstance(waiting, Call) and waiting.delivery):
             return False
-        task = self.host.loop.create_task(self.host.journal.get_blob(event.result.blob))
+        task = self.host.loop.create_task(self.host.journal.get_blob(blob))
         task.add_done_callback(lambda done: self._blob_read(outcome.version, done))
         return True
 
@@ -270,13 +302,24 @@ class AsyncRunner:
         self._advance()
 
     def _asked_now(self) -> list[Asked]:
-        waiting = [self.requested[path] for path in self.requested]
-        return [call.asked for call in waiting if isinstance(call, Call) and not call.future.done()]
+        return [
+            call.asked
+            for call in self.requested.values()
+            if isinstance(call, Call | Wait) and not call.future.done()
+        ]
 
     def _check_nothing_left(self) -> None:
         for outcome in self.history.order:
             if outcome.event.path not in self.requested:
                 self.divergence = fewer_calls(outcome)
+                return
+        self._check_waits()
+
+    def _check_waits(self) -> None:
+        """Every wait that is recorded as open must have been asked for."""
+        for path, wait in self.history.waits.items():
+            if not isinstance(self.requested.get(path), Wait):
+                self.divergence = wait_not_asked_for(wait, self.history.version, self._asked_now())
                 return
 
     # what the body asks for
@@ -287,6 +330,22 @@ class AsyncRunner:
             raise ExecutionSuspended
         task = self.loop.current()
         return call_type(task.path_of(name) if given_id is None else given_id)
+
+    def new_path(self, name: str) -> str:
+        """Fixes the identity of a wait of the body."""
+        if self._stopped or self.loop is None:
+            raise ExecutionSuspended
+        return self.loop.current().path_of(name)
+
+    def time(self) -> int:
+        """The time in the body, in microseconds since the Unix epoch."""
+        if self._stopped or self.loop is None:
+            raise ExecutionSuspended
+        return self.loop.now
+
+    def draw(self) -> tuple[str, str]:
+        """The execution's seed, and a text that no other draw of the body has."""
+        return self.seed, self.new_path(DRAW)
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> FlowTask:
         """Starts a call that the body will look at later; the flow does not end before it."""
@@ -323,17 +382,52 @@ class AsyncRunner:
             self._check(recorded, call)
             return
         kept = self.history.kept.get(call.path)
-        if kept is not None and _same(kept, call):
+        if kept is not None and kept.is_of(call.definition.name, call.digest):
             self.kept_ready.append(call.path)
             return
         self.unstarted.append(call)
 
     def _check(self, recorded: Outcome, call: Call) -> None:
-        event = recorded.event
-        if isinstance(event, TimerFired) or event.name != call.definition.name:
+        if not recorded.is_of(call.definition.name):
             self.divergence = self.divergence or changed_kind(recorded, call.asked)
-        elif event.arguments_digest != call.digest:
+        elif not recorded.is_of(call.definition.name, call.digest):
             self.divergence = self.divergence or changed_arguments(recorded, call.asked)
+
+    async def wait(self, wait: Wait) -> Any:
+        """Waits for somebody's answer; inside the flow's body."""
+        if self._stopped or self.loop is None:
+            raise ExecutionSuspended
+        if wait.path in self.requested:
+            raise KitaruUsageError(
+                f"Two calls have the id {wait.path!r} in this execution: give each its own."
+            )
+        wait.future = future = self.loop.create_future()
+        self.requested[wait.path] = wait
+        recorded = self.history.log.get(wait.path)
+        kept = self.history.kept.get(wait.path)
+        if recorded is not None:
+            if not isinstance(recorded.event, WaitOutcome):
+                self.divergence = self.divergence or changed_kind(recorded, wait.asked)
+        elif kept is not None and isinstance(kept.event, InputGiven):
+            self.kept_ready.append(wait.path)
+        else:
+            self.unstarted.append(wait)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            wait.abandoned = True
+            if wait.path in self.waits:
+                self._end_abandoned(wait)
+            raise
+
+    def _end_abandoned(self, wait: Wait) -> None:
+        """Nobody is to be asked any longer for what the body does not wait for."""
+        self.waits.pop(wait.path, None)
+        if wait.expiry is not None:
+            wait.expiry.cancel()
+        if not self._stopped and not self._ending:
+            event = WaitAborted(path=wait.path, reason="the flow no longer waits")
+            self.execution.put(Outgoing(event, recorded=self._noted(event)))
 
     def timer_set(self, path: str, due_at: int, handle: asyncio.TimerHandle) -> None:
         """The body sleeps, or has set a time limit."""
@@ -367,10 +461,18 @@ class AsyncRunner:
                 self._holding = True
                 self.host.loop.call_later(0.05, self._go_on)
             return
+        if not self._live:
+            self._live = True
+            self._check_waits()
+            if self.divergence is not None:
+                self._diverge(self.divergence)
+                return
         while self.unstarted:
             waiting = self.unstarted.popleft()
             if isinstance(waiting, Timer):
                 self._start_timer(waiting)
+            elif isinstance(waiting, Wait):
+                self._start_wait(waiting)
             elif not waiting.abandoned:
                 self._start_call(waiting)
         self._flush()
@@ -396,6 +498,39 @@ class AsyncRunner:
         self._put_outcome(event)
         self._flush()
 
+    def _start_wait(self, wait: Wait) -> None:
+        known = self.history.waits.get(wait.path)
+        if wait.abandoned:
+            if known is not None:
+                self._end_abandoned(wait)
+            return
+        self.waits[wait.path] = wait
+        if known is not None:
+            wait.deadline_at = known.deadline_at
+            self._watch_deadline(wait)
+            return
+        event = wait.requested(self.host.journal.now())
+        note = self._noted(event)
+
+        def recorded(fact: RecordedEvent) -> None:
+            note(fact)
+            self._watch_deadline(wait)
+
+        self.execution.put(Outgoing(event, recorded=recorded))
+
+    @guarded
+    def _watch_deadline(self, wait: Wait) -> None:
+        if wait.deadline_at is None or wait.path not in self.history.waits or self._stopped:
+            return
+        left = (wait.deadline_at - self.host.journal.now()) / 1_000_000
+        if left > 0:
+            delay = min(left, LONGEST_SLEEP_SECONDS)
+            wait.expiry = self.host.loop.call_later(delay, self._watch_deadline, wait)
+            return
+        event = WaitExpired(path=wait.path)
+        self.execution.put(Outgoing(event, recorded=self._noted(event)))
+        self._flush()
+
     def _start_call(self, call: Call) -> None:
         tried = self.history.attempts_of(call.path)
         call.attempt = tried.last_attempt
@@ -405,6 +540,7 @@ class AsyncRunner:
 
     def _start_attempt_after(self, call: Call, wait_us: int) -> None:
         if wait_us > 0:
+            self.retrying[call.path] = self.host.journal.now() + wait_us
             call.running = self.host.loop.call_later(wait_us / 1_000_000, self._start_attempt, call)
         else:
             self._start_attempt(call)
@@ -416,6 +552,7 @@ class AsyncRunner:
         if not self.host.may_start(self.exec_id):
             call.running = self.host.loop.call_later(0.05, self._start_attempt, call)
             return
+        self.retrying.pop(call.path, None)
         call.begin()
         # A later attempt must not see what an earlier one has set.
         retried = call.definition.policy.max_attempts > 1
@@ -481,6 +618,7 @@ class AsyncRunner:
 
     def _abandon(self, call: Call) -> None:
         call.abandoned = True
+        self.retrying.pop(call.path, None)
         if isinstance(call.running, asyncio.TimerHandle):
             call.running.cancel()
             call.running = None
@@ -556,8 +694,51 @@ class AsyncRunner:
             task.add_done_callback(self._flushed)
 
     def _on_foreign(self, foreign: Foreign) -> None:
-        if isinstance(foreign.event, CancelRequested):
-            self.history.cancelled_at = foreign.version
+        self.history.add(foreign.version, foreign.recorded_at, foreign.event)
+
+    # letting go
+
+    def _consider_suspending(self) -> None:
+        """When the body only waits for people and times, this process need not hold it for long."""
+        if self._suspension is not None:
+            self._suspension.cancel()
+            self._suspension = None
+        if self._is_busy() or not (self.waits or self.timers or self.retrying):
+            return
+        patience = max((wait.terms.patience for wait in self.waits.values()), default=IDLE_SECONDS)
+        due_at = self._due_at()
+        if due_at is not None:
+            left = (due_at - self.host.journal.now()) / 1_000_000
+            if left <= IDLE_SECONDS:
+                return
+        if math.isfinite(patience):
+            self._suspension = self.host.loop.call_later(patience, self._suspend)
+
+    def _is_busy(self) -> bool:
+        return bool(
+            self.running
+            or self._flushing
+            or self._ending
+            or self._stopped
+            or self.unstarted
+            or self.execution.outbox
+        )
+
+    def _due_at(self) -> int | None:
+        """When the body goes on by itself."""
+        deadlines = [wait.deadline_at for wait in self.waits.values()]
+        instants = [instant for instant in deadlines if instant is not None]
+        instants += [timer.due_at for timer in self.timers.values()]
+        return min([*instants, *self.retrying.values()], default=None)
+
+    @guarded
+    def _suspend(self) -> None:
+        self._suspension = None
+        if self._is_busy():
+            return
+        event = ExecutionParked(due_at=self._due_at())
+        self.execution.put(Outgoing(event, recorded=lambda _: self._finish(None, None)))
+        self._flush()
 
     # the end
 
@@ -635,6 +816,8 @@ class AsyncRunner:
     def stop(self) -> None:
         """Drops the body where it stands; nothing that it does from now on has an effect."""
         self._stopped = True
+        if self._suspension is not None:
+            self._suspension.cancel()
         self._drop_body()
 
     def _drop_body(self) -> None:
@@ -642,6 +825,9 @@ class AsyncRunner:
             if isinstance(waiting, Timer):
                 if waiting.waiting is not None:
                     waiting.waiting.cancel()
+            elif isinstance(waiting, Wait):
+                if waiting.expiry is not None:
+                    waiting.expiry.cancel()
             elif waiting is not None and waiting.running is not None:
                 # A thread cannot be cancelled; what it returns is not looked at.
                 waiting.running.cancel()
@@ -700,13 +886,13 @@ async def _resolve(value: Any) -> Any:
     return value
 
 
-def _same(outcome: Outcome, call: Call) -> bool:
-    event = outcome.event
-    return (
-        not isinstance(event, TimerFired)
-        and event.name == call.definition.name
-        and event.arguments_digest == call.digest
-    )
+def _settle(future: "asyncio.Future[Any]", delivery: Delivery) -> None:
+    if future.done():
+        return
+    if delivery.error is None:
+        future.set_result(delivery.value)
+    else:
+        future.set_exception(_raisable(delivery.error))
 
 
 def _raisable(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointFailed,
     ExecutionDiverged,
-    TimerFired,
+    WaitRequested,
 )
 from kitaru.engine.history import Outcome
 
@@ -32,7 +32,8 @@ class Divergence(Struct, frozen=True):
     """A replay that does not fit: the facts, and the text made of them."""
 
     story: str
-    """``changed_arguments``, ``changed_kind``, ``not_asked_for`` or ``fewer_calls``."""
+    """``changed_arguments``, ``changed_kind``, ``not_asked_for``,
+    ``wait_not_asked_for`` or ``fewer_calls``."""
     recorded_path: str
     recorded_version: int
     recorded_site: str
@@ -88,6 +89,8 @@ _STORIES = {
     "changed_kind": "another kind of call now stands in this place.",
     "not_asked_for": "the recorded call was removed, renamed or moved behind another one, or a new "
     "call was put in front of it.",
+    "wait_not_asked_for": "the recorded wait was removed, renamed or moved behind another call, "
+    "while somebody was asked for an answer.",
     "fewer_calls": "the recorded call was removed or renamed, or a condition now takes another "
     "branch.",
 }
@@ -97,7 +100,7 @@ def changed_arguments(outcome: Outcome, asked: Asked) -> Divergence:
     """The same call, with other arguments."""
     event = outcome.event
     before = b""
-    if not isinstance(event, TimerFired) and event.arguments is not None:
+    if isinstance(event, CheckpointCompleted | CheckpointFailed) and event.arguments is not None:
         before = bytes(event.arguments.json)
     return Divergence(
         story="changed_arguments",
@@ -138,6 +141,17 @@ def fewer_calls(outcome: Outcome) -> Divergence:
         recorded_path=outcome.event.path,
         recorded_version=outcome.version,
         recorded_site=site_of(outcome),
+    )
+
+
+def wait_not_asked_for(wait: WaitRequested, version: int, asked: Sequence[Asked]) -> Divergence:
+    """The body is not at a wait that is recorded as open."""
+    return Divergence(
+        story="wait_not_asked_for",
+        recorded_path=wait.path,
+        recorded_version=version,
+        recorded_site=wait.site,
+        asked=tuple(asked),
     )
 
 

@@ -16,13 +16,15 @@ from journal import (
     RecordedEvent,
     WrongExpectedVersion,
 )
-from kitaru.domain.execution.events import TAGS, ExecutionEvent
+from kitaru.domain.execution.decide import still_holds
+from kitaru.domain.execution.events import TAGS, ExecutionEvent, ExecutionParked
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs
 from kitaru.status import ExecutionStatus
 
 CATEGORY = "execution"
+_GOING_ON = frozenset({ExecutionStatus.RUNNING, ExecutionStatus.WAITING})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -55,7 +57,7 @@ def head_of(state: ExecutionState) -> HeadChange:
     return HeadChange(
         state=state.status.value,
         name=state.flow,
-        due_at=state.due_at if state.status is ExecutionStatus.RUNNING else None,
+        due_at=state.due_at if state.status in _GOING_ON else None,
         summary=_encode(state),
     )
 
@@ -73,6 +75,7 @@ class Foreign(Struct, frozen=True):
     """An event that a client appended: an input, a cancel request."""
 
     version: int
+    recorded_at: int
     event: ExecutionEvent
 
 
@@ -117,6 +120,7 @@ class OwnedExecution:
                 appended = await self.journal.append(append)
             except WrongExpectedVersion:
                 await self.catch_up()
+                batch = self.what_still_holds(batch)
             else:
                 self.accept(batch, appended, state)
                 return
@@ -124,8 +128,12 @@ class OwnedExecution:
     async def append_again(self, batch: Sequence[Outgoing]) -> None:
         """Appends events whose first append found a client's event in front of them."""
         await self.catch_up()
-        self.outbox[:0] = batch
+        self.outbox[:0] = self.what_still_holds(batch)
         await self.flush()
+
+    def what_still_holds(self, batch: Sequence[Outgoing]) -> list[Outgoing]:
+        """The events of a refused append that may follow what clients wrote in front of them."""
+        return [outgoing for outgoing in batch if still_holds(self.state, outgoing.event)]
 
     async def catch_up(self) -> None:
         """Takes in what clients have appended since."""
@@ -141,7 +149,7 @@ class OwnedExecution:
             expected_version=self.version,
             head=None if state is self.state else head_of(state),
             lease=self.lease,
-            release=state.status is not ExecutionStatus.RUNNING,
+            release=state.status not in _GOING_ON or isinstance(events[-1], ExecutionParked),
             blobs=tuple(blob for outgoing in batch for blob in outgoing.blobs),
         )
         return append, state
@@ -162,7 +170,7 @@ class OwnedExecution:
             event = decode_event(fact)
             self.state = evolve(self.state, event)
             self.version = fact.version
-            self.on_foreign(Foreign(fact.version, event))
+            self.on_foreign(Foreign(fact.version, fact.recorded_at, event))
 
 
 class ThreadedExecution(OwnedExecution):
@@ -203,6 +211,7 @@ class ThreadedExecution(OwnedExecution):
                 while batch and not self._append_blocking(batch):
                     assert self.read_blocking is not None
                     self.accept_foreign(self.read_blocking(self.version))
+                    batch = self.what_still_holds(batch)
             except BaseException as error:
                 self._broken = error
                 raise

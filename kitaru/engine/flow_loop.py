@@ -238,6 +238,11 @@ class FlowLoop(asyncio.AbstractEventLoop):
         """The time of the last recorded outcome, in seconds since the Unix epoch."""
         return self._now / SECOND
 
+    @property
+    def now(self) -> int:
+        """The same in microseconds."""
+        return self._now
+
     def is_running(self) -> bool:
         return events._get_running_loop() is self
 

@@ -14,12 +14,24 @@ from kitaru.domain.execution.events import (
     ExecutionEvent,
     ExecutionReopened,
     FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
     MetadataLogged,
     TimerFired,
+    TimerStarted,
+    WaitAborted,
+    WaitExpired,
+    WaitRequested,
 )
 
 RecordedFact = tuple[int, int, ExecutionEvent]
 """(version, recorded at, event)."""
+
+
+OutcomeEvent = (
+    CheckpointCompleted | CheckpointFailed | TimerFired | InputGiven | WaitAborted | WaitExpired
+)
+"""How a call can end."""
 
 
 class Outcome(Struct, frozen=True, gc=False):
@@ -27,7 +39,25 @@ class Outcome(Struct, frozen=True, gc=False):
 
     version: int
     recorded_at: int
-    event: CheckpointCompleted | CheckpointFailed | TimerFired
+    event: OutcomeEvent
+
+    def is_of(self, name: str, arguments_digest: str | None = None) -> bool:
+        """Whether a checkpoint of this name, with these arguments, has had it."""
+        event = self.event
+        return (
+            isinstance(event, CheckpointCompleted | CheckpointFailed)
+            and event.name == name
+            and arguments_digest in (None, event.arguments_digest)
+        )
+
+    @property
+    def blob(self) -> str | None:
+        """Where its value is, when it is not in the event itself."""
+        match self.event:
+            case CheckpointCompleted(result=value) | InputGiven(value=value):
+                return value.blob
+            case _:
+                return None
 
 
 class Tried(Struct):
@@ -56,15 +86,27 @@ class History:
         self.log: dict[str, Outcome] = {}
         self.order: deque[Outcome] = deque()
         self.tried: dict[str, Tried] = {}
+        self.waits: dict[str, WaitRequested] = {}
+        """The open waits, by path: the body must ask for each of them, too."""
+        self.asked: dict[str, WaitRequested] = {}
+        """Every wait of the current flow attempt, as it was recorded."""
+        self.early: dict[str, InputGiven] = {}
+        """Answers to waits that the body has not asked for."""
+        self.timers: dict[str, int] = {}
+        """When the timers that were written down are due."""
         self.logged: dict[str, None] = {}
         """The flow-scope `log()` calls that are recorded already."""
         self.cancelled_at: int | None = None
         """The version of the cancel request of the current flow attempt."""
+        self.cancel_reason = ""
         self.version = 0
         for fact in facts:
-            self._add(*fact)
+            self.add(*fact)
 
-    def _add(self, version: int, recorded_at: int, event: ExecutionEvent) -> None:
+    def add(self, version: int, recorded_at: int, event: ExecutionEvent) -> None:
+        """Takes in the next event; one that is known already changes nothing."""
+        if version <= self.version:
+            return
         self.version = version
         match event:
             case CheckpointCompleted() | TimerFired():
@@ -80,8 +122,28 @@ class History:
                 self._attempt(event)
             case MetadataLogged(entry=entry) if entry:
                 self.logged[entry] = None
-            case CancelRequested():
+            case WaitRequested(path=path):
+                self.asked[path] = event
+                answer = self.early.pop(path, None)
+                if answer is None:
+                    self.waits[path] = event
+                else:
+                    self._outcome(Outcome(version, recorded_at, answer))
+            case InputGiven(path=path):
+                if self.waits.pop(path, None) is not None:
+                    self._outcome(Outcome(version, recorded_at, event))
+                elif path not in self.log and path not in self.kept:
+                    self.early.setdefault(path, event)
+            case WaitAborted(path=path) | WaitExpired(path=path):
+                if self.waits.pop(path, None) is not None:
+                    self._outcome(Outcome(version, recorded_at, event))
+            case TimerStarted(path=path, due_at=due_at):
+                self.timers[path] = due_at
+            case InputRejected():
+                self._reject(event)
+            case CancelRequested(reason=reason):
                 self.cancelled_at = version
+                self.cancel_reason = reason
             case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
                 self._next_flow_attempt()
             case _:
@@ -102,12 +164,21 @@ class History:
         self.log[path] = outcome
         self.order.append(outcome)
 
+    def _reject(self, event: InputRejected) -> None:
+        rejected = self.log.pop(event.path, None)
+        if rejected is not None and rejected in self.order:
+            self.order.remove(rejected)
+        self.waits[event.path] = self.asked[event.path]
+
     def _next_flow_attempt(self) -> None:
         for path, outcome in self.log.items():
-            if not isinstance(outcome.event, CheckpointFailed):
+            if isinstance(outcome.event, CheckpointCompleted | TimerFired | InputGiven):
                 self.kept[path] = outcome
         self.log.clear()
         self.order.clear()
+        self.waits.clear()
+        self.asked.clear()
+        self.timers.clear()
         self.cancelled_at = None
         for tried in self.tried.values():
             tried.this_pass = 0

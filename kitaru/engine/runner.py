@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from journal import Journal
-from kitaru.domain.execution.events import ExecutionEvent
+from kitaru.domain.execution.events import ExecutionEvent, ExecutionStarted
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.executions import OwnedExecution
@@ -22,6 +22,17 @@ class Loaded(Struct, frozen=True):
     facts: Sequence[RecordedFact]
     main_module: str | None = None
     """The module that stands for ``__main__`` of the script that started the execution."""
+
+
+DRAW = "kitaru draw"
+"""The name under which draws of random values are counted: no function can have it."""
+
+
+def seed_of(loaded: Loaded) -> str:
+    """What the body's random values are derived from."""
+    started = loaded.facts[0][2]
+    assert isinstance(started, ExecutionStarted)
+    return started.seed or loaded.execution.exec_id
 
 
 class Host(Protocol):

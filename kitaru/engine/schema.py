@@ -37,6 +37,55 @@ def bind_json(function: Callable[..., Any], arguments: Mapping[str, object]) -> 
     }
 
 
+def converted(value: object, hint: Any, name: str) -> object:
+    """A plain JSON value as what an annotation says.
+
+    Raises ``KitaruUsageError`` that names the field which does not fit, from `name` on.
+    """
+    return _converted(value, hint, name)
+
+
+def schema_of(hint: Any, where: str) -> bytes:
+    """The JSON schema of an annotation, as JSON. Raises ``KitaruUsageError`` when it has none."""
+    definitions: Schema = {}
+    hook = _schema_hook(definitions)
+    try:
+        (schema,), shared = msgspec.json.schema_components(
+            [hint], schema_hook=hook, ref_template=_DEFINITIONS
+        )
+    except Exception as error:  # msgspec says no in several ways
+        raise KitaruUsageError(f"{where}: {hint!r} has no JSON schema: {error}") from error
+    definitions = {**definitions, **shared}
+    return msgspec.json.encode(schema | {"$defs": definitions} if definitions else schema)
+
+
+def plain_json(value: object) -> Any:
+    """A value as plain JSON: what stands for it in an input. Raises ``KitaruUsageError``."""
+    try:
+        return msgspec.to_builtins(value, enc_hook=_plain_model)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KitaruUsageError(f"{type(value).__qualname__} is not JSON: {error}") from error
+
+
+def _plain_model(value: Any) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"`{type(value).__qualname__}` cannot be given as JSON")
+
+
+def problem_with(value: object, schema: Schema, name: str) -> str | None:
+    """Why a plain JSON value does not fit a JSON schema, naming the field; None when it does."""
+    from jsonschema import Draft202012Validator
+
+    found = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(e.path))
+    if not found:
+        return None
+    places = [f"{name}{error.json_path.removeprefix('$')}" for error in found]
+    return "; ".join(f"{at}: {error.message}" for at, error in zip(places, found, strict=True))
+
+
 def _known(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
     return [name for name, parameter in parameters.items() if parameter.kind in _BY_NAME]
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,36 +15,47 @@ from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
     ArtifactSaved,
-    CancelRequested,
     CheckpointCompleted,
     CheckpointFailed,
     ExecutionEvent,
+    ExecutionParked,
     FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
     MetadataLogged,
     TimerFired,
+    TimerStarted,
+    WaitExpired,
 )
 from kitaru.engine.calls import Call, Delivery, delivery_of
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
+    Asked,
     Divergence,
     changed_arguments,
     changed_kind,
     fewer_calls,
     not_asked_for,
+    wait_not_asked_for,
 )
 from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
-from kitaru.engine.runner import Host, Loaded
+from kitaru.engine.runner import DRAW, Host, Loaded, seed_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
+from kitaru.engine.waits import Wait, WaitOutcome
 from kitaru.errors import (
     KitaruCancelled,
     KitaruContextError,
     KitaruError,
     KitaruUsageError,
+    KitaruWaitValidationError,
 )
 from kitaru.status import FailureOrigin
+
+IDLE_SECONDS = 5.0
+"""How long a body that only waits for a time keeps its thread."""
 
 
 class CallFuture:
@@ -57,12 +69,19 @@ class CallFuture:
         """Whether the body, or a call that depends on it, has looked at the outcome."""
         self.failure: BaseException | None = None
         """Set when the call never began, because a call it depends on failed."""
+        self.failed_at = 0
+        """Then, the version of the outcome that it failed with."""
         self._followers: list[Callable[[], None]] = []
 
     @property
     def settled(self) -> bool:
         """Whether its outcome is known; guarded by the runner's lock."""
         return self.outcome is not None or self.failure is not None
+
+    @property
+    def settled_at(self) -> int:
+        """The version of the event that settled it: outcomes are seen in this order."""
+        return self.failed_at if self.outcome is None else self.outcome.version
 
     def follow(self, follower: Callable[[], None]) -> bool:
         """Calls `follower` once settled; False when it is settled already."""
@@ -72,10 +91,12 @@ class CallFuture:
             self._followers.append(follower)
             return True
 
-    def settle(self, outcome: Outcome | None, failure: BaseException | None = None) -> None:
+    def settle(
+        self, outcome: Outcome | None, failure: BaseException | None = None, failed_at: int = 0
+    ) -> None:
         """Sets the outcome and wakes who waits for it."""
         with self.runner.changed:
-            self.outcome, self.failure = outcome, failure
+            self.outcome, self.failure, self.failed_at = outcome, failure, failed_at
             followers, self._followers = self._followers, []
             self.runner.changed.notify_all()
         for follower in followers:
@@ -110,11 +131,13 @@ class SyncRunner:
         self.execution: ThreadedExecution = loaded.execution
         self.exec_id = loaded.execution.exec_id
         self.main_module = loaded.main_module
+        self.seed = seed_of(loaded)
         self.history = History(loaded.facts)
         self.execution.on_foreign = self._on_foreign
         self.execution.read_blocking = self._read_blocking
         self.changed = threading.Condition(threading.RLock())
         self._arguments = arguments
+        self._started_at = loaded.facts[0][1]
         self._stopped = False
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
@@ -127,6 +150,8 @@ class SyncRunner:
         """Submitted calls that wait until the replay has come to its end."""
         self.names: dict[str, int] = {}
         self.submitted: list[CallFuture] = []
+        self.clock = self._started_at
+        """The instant of the last outcome that the body was given, in microseconds."""
         self.ended = False
         self.divergence: Divergence | None = None
         self._cancel_delivered = False
@@ -154,7 +179,9 @@ class SyncRunner:
             error = raised
         finally:
             self._stopped = True
-            self.host.loop.call_soon_threadsafe(self.host.ended, self, event, error)
+            # A body may come to its next durable call after its runtime was closed.
+            with contextlib.suppress(RuntimeError):
+                self.host.loop.call_soon_threadsafe(self.host.ended, self, event, error)
 
     def _run_passes(self) -> ExecutionEvent:
         while True:
@@ -185,6 +212,7 @@ class SyncRunner:
         leftover = self._first_unrequested()
         if leftover is not None and self.divergence is None:
             self.divergence = fewer_calls(leftover)
+        self._check_waits([])
         if self.divergence is not None:
             return self._record(self.divergence.event(self.exec_id))
         error = self._finish_submitted() or error if error is None else error
@@ -253,6 +281,15 @@ class SyncRunner:
             )
         return path
 
+    def time(self) -> int:
+        """The time in the body, in microseconds since the Unix epoch."""
+        self._check_thread()
+        return self.clock
+
+    def draw(self) -> tuple[str, str]:
+        """The execution's seed, and a text that no other draw of the body has."""
+        return self.seed, self.new_path(DRAW, None)
+
     def _check_thread(self) -> None:
         if self._stopped or self.divergence is not None:
             raise ExecutionSuspended
@@ -268,7 +305,7 @@ class SyncRunner:
         call.encode(self.host.codec)
         outcome = self._request(call)
         if outcome is None:
-            self._before_live(call)
+            self._before_live(call.asked)
             self._deliver_cancel_before(None)
             outcome = self._attempts(call, _ignore, self.pass_number)
         return self._take(outcome, call)
@@ -312,12 +349,26 @@ class SyncRunner:
             with self.changed:
                 left[0] -= 1
                 ready = left[0] == 0
-            if ready:
+            if ready and not self._failed_with(needed, future):
                 self.host.spawn(functools.partial(self._start_dependent, needed, future))
 
         for dependency in needed:
             if not dependency.follow(one_settled):
                 one_settled()
+
+    def _failed_with(self, needed: list[CallFuture], future: CallFuture) -> bool:
+        """Settles a call that cannot begin; at once, so that the order is that of the journal."""
+        for dependency in needed:
+            outcome = dependency.outcome
+            if outcome is not None and not isinstance(outcome.event, CheckpointFailed):
+                continue
+            for each in needed:
+                each.seen = True
+            failure = self._delivery(dependency).error
+            last = max(each.settled_at for each in needed)
+            future.settle(None, failure, failed_at=last)
+            return True
+        return False
 
     def _start_dependent(self, needed: list[CallFuture], future: CallFuture) -> None:
         call = future.call
@@ -325,7 +376,8 @@ class SyncRunner:
             delivery = self._delivery(dependency)
             dependency.seen = True
             if delivery.error is not None:
-                future.settle(None, delivery.error)
+                last = max(each.settled_at for each in needed)
+                future.settle(None, delivery.error, failed_at=last)
                 return
         try:
             call.arguments = {
@@ -345,17 +397,14 @@ class SyncRunner:
             del self.history.log[call.path]
             return recorded
         kept = self.history.kept.get(call.path)
-        if kept is not None and not isinstance(kept.event, TimerFired):
-            event = kept.event
-            if event.name == call.definition.name and event.arguments_digest == call.digest:
-                return kept
+        if kept is not None and kept.is_of(call.definition.name, call.digest):
+            return kept
         return None
 
     def _check(self, recorded: Outcome, call: Call) -> None:
-        event = recorded.event
-        if isinstance(event, TimerFired) or event.name != call.definition.name:
+        if not recorded.is_of(call.definition.name):
             raise self._diverge(changed_kind(recorded, call.asked))
-        if event.arguments_digest != call.digest:
+        if not recorded.is_of(call.definition.name, call.digest):
             raise self._diverge(changed_arguments(recorded, call.asked))
 
     def _first_unrequested(self) -> Outcome | None:
@@ -365,12 +414,173 @@ class SyncRunner:
                 order.popleft()
             return order[0] if order else None
 
-    def _before_live(self, call: Call) -> None:
+    def _before_live(self, asked: Asked) -> None:
         """The body blocks on something that is not recorded: the replay must be at its end."""
         unrequested = self._first_unrequested()
         if unrequested is not None:
-            raise self._diverge(not_asked_for(unrequested, [call.asked]))
+            raise self._diverge(not_asked_for(unrequested, [asked]))
+        self._check_waits([asked])
+        if self.divergence is not None:
+            raise ExecutionSuspended
         self._release_held()
+
+    def _check_waits(self, asked: list[Asked]) -> None:
+        """A wait that is recorded as open must have been asked for."""
+        with self.changed:
+            left = [w for path, w in self.history.waits.items() if path not in self.requested]
+        if left and self.divergence is None:
+            self.divergence = wait_not_asked_for(left[0], self.history.version, asked)
+
+    # waiting for people and times
+
+    def wait(self, wait: Wait) -> Any:
+        """Blocks until somebody has answered; gives the answer."""
+        self.requested.add(wait.path)
+        while True:
+            outcome = self._recorded_outcome(wait.path, wait.asked, WaitOutcome, InputGiven)
+            if outcome is None:
+                outcome = self._await_answer(wait)
+            self._deliver_cancel_before(outcome.version)
+            delivery = self._answer(wait, outcome)
+            if delivery is not None:
+                self._advance_clock(outcome)
+                if delivery.error is not None:
+                    raise delivery.error
+                return delivery.value
+
+    def _recorded_outcome(
+        self, path: str, asked: Asked, kinds: Any, kept_kind: type[Any]
+    ) -> Outcome | None:
+        recorded = self.history.log.get(path)
+        if recorded is not None:
+            if not isinstance(recorded.event, kinds):
+                raise self._diverge(changed_kind(recorded, asked))
+            return recorded
+        kept = self.history.kept.get(path)
+        return kept if kept is not None and isinstance(kept.event, kept_kind) else None
+
+    def _answer(self, wait: Wait, outcome: Outcome) -> Delivery | None:
+        """What the body is given; None for an answer that does not do, which is told."""
+        assert isinstance(outcome.event, WaitOutcome)
+        blob = self._blob_of(outcome)
+        try:
+            delivery = wait.delivery(outcome.event, blob, self.host.codec)
+        except KitaruWaitValidationError as problem:
+            rejected = InputRejected(path=wait.path, name=wait.terms.name, problem=str(problem))
+            self._put_noted(rejected)
+            self._flush()
+            return None
+        with self.changed:
+            self.history.log.pop(wait.path, None)
+        return delivery
+
+    def _await_answer(self, wait: Wait) -> Outcome:
+        self._before_live(wait.asked)
+        self._deliver_cancel_before(None)
+        self._wait_for_lease()
+        known = self.history.waits.get(wait.path)
+        if known is None:
+            self._put_noted(wait.requested(self.host.journal.now()))
+            self._flush()
+        else:
+            wait.deadline_at = known.deadline_at
+        self._block(lambda: wait.path in self.history.log, wait.deadline_at, wait.terms.patience)
+        outcome = self.history.log.get(wait.path)
+        if outcome is None:
+            self._put_noted(WaitExpired(path=wait.path))
+            # Somebody's answer may have come before it: then the answer counts.
+            self._flush()
+            outcome = self.history.log[wait.path]
+        return outcome
+
+    def sleep(self, path: str, seconds: float, site: str) -> None:
+        """Blocks for a time that goes on while the process is down."""
+        self.requested.add(path)
+        outcome = self._recorded_outcome(path, Asked(path, "sleep", site), TimerFired, TimerFired)
+        if outcome is None:
+            outcome = self._await_time(path, seconds, site)
+        self._deliver_cancel_before(outcome.version)
+        with self.changed:
+            self.history.log.pop(path, None)
+        self._advance_clock(outcome)
+        assert isinstance(outcome.event, TimerFired)
+        self.clock = max(self.clock, outcome.event.due_at)
+
+    def _await_time(self, path: str, seconds: float, site: str) -> Outcome:
+        self._before_live(Asked(path, "sleep", site))
+        self._deliver_cancel_before(None)
+        self._wait_for_lease()
+        due_at = self.history.timers.get(path, self.clock + round(seconds * 1_000_000))
+        if due_at > self.host.journal.now():
+            if path not in self.history.timers:
+                self._put_noted(TimerStarted(path=path, due_at=due_at, site=site))
+                self._flush()
+            self._block(lambda: False, due_at, IDLE_SECONDS)
+        outcomes: list[Outcome] = []
+        event = TimerFired(path=path, due_at=due_at)
+        self.execution.put(
+            Outgoing(
+                event,
+                recorded=lambda fact: outcomes.append(
+                    Outcome(fact.version, fact.recorded_at, event)
+                ),
+            )
+        )
+        self._flush()
+        return outcomes[0]
+
+    def _block(self, ready: Callable[[], bool], due_at: int | None, patience: float) -> None:
+        """Returns when it is ready or due; lets go of the execution when its patience is over.
+
+        Raises KitaruCancelled when a cancel request comes first.
+        """
+        let_go_at = time.monotonic() + patience
+        while True:
+            left = math.inf
+            if due_at is not None:
+                left = (due_at - self.host.journal.now()) / 1_000_000
+            with self.changed:
+                if self._stopped:
+                    raise ExecutionSuspended
+                if ready() or left <= 0:
+                    return
+                pending = self._cancel_pending
+                if not pending:
+                    idle = all(future.settled for future in self.submitted)
+                    patient = let_go_at - time.monotonic()
+                    if idle and patient <= 0 and left > IDLE_SECONDS:
+                        break
+                    # Futures that settle wake it up; else it looks again in a while.
+                    self.changed.wait(min(left, max(patient, 0.05), 60.0))
+            if pending:
+                self.execution.wait_for_flush()
+                if ready():
+                    return
+                self._deliver_cancel_before(None)
+        self._park(due_at)
+        self._block(ready, due_at, patience)
+
+    def _park(self, due_at: int | None) -> None:
+        parked: list[bool] = []
+        self.execution.put(
+            Outgoing(ExecutionParked(due_at=due_at), recorded=lambda _: parked.append(True))
+        )
+        self._flush()
+        if parked:
+            self.stop()
+            raise ExecutionSuspended
+
+    def _put_noted(self, event: ExecutionEvent) -> None:
+        """Records an event of our own that the history keeps account of."""
+
+        def note(fact: RecordedEvent) -> None:
+            with self.changed:
+                self.history.add(fact.version, fact.recorded_at, event)
+
+        self.execution.put(Outgoing(event, recorded=note))
+
+    def _advance_clock(self, outcome: Outcome) -> None:
+        self.clock = max(self.clock, outcome.recorded_at)
 
     def _release_held(self) -> None:
         with self.changed:
@@ -498,7 +708,7 @@ class SyncRunner:
     def _take_future(self, future: CallFuture) -> Any:
         future.seen = True
         if not future.settled:
-            self._before_live(future.call)
+            self._before_live(future.call.asked)
         with self.changed:
             while not (future.settled or self._stopped or self._cancel_pending):
                 self.changed.wait()
@@ -513,6 +723,31 @@ class SyncRunner:
             assert future.failure is not None
             raise future.failure
         return self._take(future.outcome, future.call)
+
+    def first_of(self, futures: list[CallFuture]) -> CallFuture:
+        """Blocks until one of the submitted calls has its outcome; the earliest in the journal."""
+        self._check_thread()
+        if not any(future.settled for future in futures):
+            self._before_live(futures[0].call.asked)
+            with self.changed:
+                while not (
+                    any(future.settled for future in futures)
+                    or self._stopped
+                    or self._cancel_pending
+                ):
+                    self.changed.wait()
+            if self._stopped:
+                raise ExecutionSuspended
+            # What became durable together is told apart by its place in the journal.
+            self.execution.wait_for_flush()
+            if not any(future.settled for future in futures):
+                self._deliver_cancel_before(None)
+        settled = [future for future in futures if future.settled]
+        first = min(settled, key=lambda future: future.settled_at)
+        self._deliver_cancel_before(first.settled_at)
+        if first.outcome is not None:
+            self._advance_clock(first.outcome)
+        return first
 
     @property
     def _cancel_pending(self) -> bool:
@@ -531,6 +766,7 @@ class SyncRunner:
     def _take(self, outcome: Outcome, call: Call) -> Any:
         self._deliver_cancel_before(outcome.version)
         delivery = self._outcome_delivery(outcome, call)
+        self._advance_clock(outcome)
         if delivery.error is not None:
             raise delivery.error
         return delivery.value
@@ -542,17 +778,21 @@ class SyncRunner:
             return
         if version is None or version > cancelled_at:
             self._cancel_delivered = True
-            raise KitaruCancelled(self.execution.state.reason)
+            raise KitaruCancelled(self.history.cancel_reason)
 
     def _outcome_delivery(self, outcome: Outcome, call: Call) -> Delivery:
         if call.delivery is not None:
             return call.delivery
         event = outcome.event
-        assert not isinstance(event, TimerFired)
-        blob = None
-        if isinstance(event, CheckpointCompleted) and event.result.blob is not None:
-            blob = self._await(self.host.journal.get_blob(event.result.blob))
+        assert isinstance(event, CheckpointCompleted | CheckpointFailed)
+        blob = self._blob_of(outcome)
         return delivery_of(event, call.definition, self.host.codec, blob, self.main_module)
+
+    def _blob_of(self, outcome: Outcome) -> bytes | None:
+        if outcome.blob is None:
+            return None
+        blob: bytes = self._await(self.host.journal.get_blob(outcome.blob))
+        return blob
 
     def _delivery(self, future: CallFuture) -> Delivery:
         if future.outcome is None:
@@ -614,14 +854,12 @@ class SyncRunner:
             return
         for fact in task.result():
             if fact.epoch == 0:
-                self._on_foreign(Foreign(fact.version, decode_event(fact)))
+                self._on_foreign(Foreign(fact.version, fact.recorded_at, decode_event(fact)))
 
     def _on_foreign(self, foreign: Foreign) -> None:
-        if isinstance(foreign.event, CancelRequested):
-            with self.changed:
-                if self.history.cancelled_at is None:
-                    self.history.cancelled_at = foreign.version
-                self.changed.notify_all()
+        with self.changed:
+            self.history.add(foreign.version, foreign.recorded_at, foreign.event)
+            self.changed.notify_all()
 
     def _read_blocking(self, after: int) -> list[RecordedEvent]:
         recorded: list[RecordedEvent] = self._await(

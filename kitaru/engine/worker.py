@@ -92,6 +92,7 @@ class Worker:
         self._to_notice: deque[str] = deque()
         self._noticing: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
+        self._woken_at: asyncio.TimerHandle | None = None
         self._poll_task: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
         self._closing = False
@@ -114,6 +115,8 @@ class Worker:
             self._unwatch()
         if self._noticing is not None:
             self._noticing.cancel()
+        if self._woken_at is not None:
+            self._woken_at.cancel()
         if self._poll_task is not None:
             self._poll_task.cancel()
             await asyncio.wait([self._poll_task])
@@ -187,6 +190,8 @@ class Worker:
             return
         del self.runners[execution.exec_id]
         self._heartbeat.remove(execution.stream)
+        if event is None and execution.state.due_at:
+            self._look_at(execution.state.due_at)
         if error is not None:
             report(LogEvent.RUNNER_STOPPED_BY_BACKEND, exec_id=execution.exec_id, error=str(error))
         for waiting in self._endings.pop(execution.exec_id, ()):
@@ -239,6 +244,16 @@ class Worker:
     def look_now(self) -> None:
         """Looks for work at once: something has become due."""
         self._wake.set()
+
+    def _look_at(self, instant: int) -> None:
+        """Looks for work when something is due, which the regular look would find a bit later."""
+        when = self.loop.time() + max(0.0, (instant - self.journal.now()) / 1_000_000)
+        known = self._woken_at
+        if known is not None and not known.cancelled() and self.loop.time() < known.when() <= when:
+            return
+        if known is not None:
+            known.cancel()
+        self._woken_at = self.loop.call_at(when, self.look_now)
 
     async def _poll_for_ever(self) -> None:
         interval = min(1.0, self.lease_seconds / 4)
@@ -298,7 +313,7 @@ class Worker:
         started = facts[0][2]
         assert isinstance(started, ExecutionStarted)
         state = fold(ABSENT, [event for _, _, event in facts])
-        if state.status is not ExecutionStatus.RUNNING:
+        if state.status not in (ExecutionStatus.RUNNING, ExecutionStatus.WAITING):
             await self._release(lease)
             return
         definition = self.registry.find(started.source)
@@ -359,18 +374,24 @@ class Worker:
         runner = self.runners.get(exec_id)
         if runner is not None:
             runner.notice()
+        else:
+            # Perhaps the answer that a parked execution waits for.
+            self.look_now()
 
     def _notice_all(self) -> None:
         """Another process has written, perhaps to one of ours: every runner looks, in turn."""
         if not self._to_notice:
             self._to_notice.extend(self.runners)
-        if self._noticing is None and self._to_notice:
+        if self._noticing is None:
             self._noticing = self.loop.call_later(NOTICE_SECONDS, self._notice_some)
 
     def _notice_some(self) -> None:
         self._noticing = None
+        self.look_now()
         for _ in range(min(NOTICED_AT_ONCE, len(self._to_notice))):
-            self._notice(self._to_notice.popleft())
+            runner = self.runners.get(self._to_notice.popleft())
+            if runner is not None:
+                runner.notice()
         if self._to_notice:
             self._noticing = self.loop.call_later(NOTICE_SECONDS, self._notice_some)
 

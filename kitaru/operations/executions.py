@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -38,6 +39,7 @@ from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.executions import (
     CATEGORY,
+    exec_id_of,
     fold,
     head_of,
     new_event,
@@ -105,6 +107,7 @@ def prepare(
         fingerprint=fingerprint,
         options=options,
         idempotency_key=idempotency_key,
+        seed=secrets.token_hex(16),
     )
     (event,) = decide(ABSENT, Start(event))  # type: ignore[assignment]
     state = fold(ABSENT, [event])
@@ -347,7 +350,7 @@ async def cancel(runtime: Runtime, exec_id: str, reason: str = "") -> None:
 
     Raises KitaruStateError when it has ended otherwise.
     """
-    await _append_decided(runtime, exec_id, Cancel(reason))
+    await append_decided(runtime, exec_id, lambda _: Cancel(reason))
     runtime.worker.look_now()
 
 
@@ -402,7 +405,7 @@ async def _reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
     leaving = runtime.worker.ending(exec_id)
     if leaving is not None and not await _is_going_on(runtime, exec_id):
         await leaving
-    await _append_decided(runtime, exec_id, Reopen(reason))
+    await append_decided(runtime, exec_id, lambda _: Reopen(reason))
 
 
 async def _is_going_on(runtime: Runtime, exec_id: str) -> bool:
@@ -437,13 +440,24 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
         raise KitaruUsageError(refused)
 
 
-async def _append_decided(runtime: Runtime, exec_id: str, command: Command) -> None:
+async def append_decided(
+    runtime: Runtime,
+    exec_id: str,
+    command: Callable[[list[ExecutionEvent]], Command],
+    blobs: tuple[bytes, ...] = (),
+) -> None:
+    """Appends what a client's command leads to, whoever else writes meanwhile.
+
+    `command` is made anew from the execution's events at each try. Raises what it and `decide`
+    raise, and KitaruBackendError when the journal cannot be written.
+    """
     stream = stream_of(exec_id)
     await _head(runtime, exec_id)
     for _ in range(ATTEMPTS_AT_A_RACE):
         recorded = await runtime.journal.read_stream(stream)
-        state = fold(ABSENT, [decode_event(fact) for fact in recorded])
-        events = decide(state, command)
+        past = [decode_event(fact) for fact in recorded]
+        state = fold(ABSENT, past)
+        events = decide(state, command(past))
         if not events:
             return
         append = Append(
@@ -451,6 +465,7 @@ async def _append_decided(runtime: Runtime, exec_id: str, command: Command) -> N
             events=tuple(map(new_event, events)),
             expected_version=recorded[-1].version,
             head=head_of(fold(state, events)),
+            blobs=blobs,
         )
         try:
             await runtime.journal.append(append)
@@ -477,5 +492,6 @@ async def find_id(runtime: Runtime, exec_id: str) -> str:
     if len(found) > 1:
         raise KitaruUsageError(f"{wanted!r} could be {', '.join(sorted(found))}; write more of it.")
     if not found:
-        await _head(runtime, wanted)
+        # Not among them; it may be one whose start has become durable just now.
+        return exec_id_of((await _head(runtime, wanted)).stream)
     return found[0]

@@ -17,6 +17,7 @@ from kitaru.status import ExecutionStatus
 from kitaru.telemetry import LogEvent, report
 
 LOOK_SECONDS = 2.0
+GOING_ON = (ExecutionStatus.RUNNING.value, ExecutionStatus.WAITING.value)
 
 
 def serve(targets: Sequence[str], ready: Callable[[list[str]], None]) -> None:
@@ -71,7 +72,7 @@ async def _serve_what_is_recorded(
 async def _find_flows(runtime: Runtime, tried: set[str]) -> bool:
     """Loads the flows of unfinished executions that were not looked at before."""
     known = len(runtime.worker.registry.names)
-    query = HeadQuery(category=CATEGORY, states=(ExecutionStatus.RUNNING.value,), limit=10_000)
+    query = HeadQuery(category=CATEGORY, states=GOING_ON, limit=10_000)
     for head in await runtime.journal.heads(query):
         if head.stream in tried:
             continue

@@ -40,6 +40,7 @@ from kitaru.projections.views import (
     Execution,
     FailureInfo,
 )
+from kitaru.projections.waits import WaitFold
 from kitaru.status import ExecutionStatus, FailureOrigin
 
 __all__ = [
@@ -173,6 +174,7 @@ class _Fold:
         self.unknown: list[str] = []
         self.version = 0
         self.calls = CallFold()
+        self.waits = WaitFold()
         self.artifacts: list[ArtifactRef] = []
         self.metadata: dict[str, Any] = {}
         self.takeovers = 0
@@ -194,6 +196,7 @@ class _Fold:
         self._note(event, instant(recorded.recorded_at), recorded.version)
 
     def _note(self, event: ExecutionEvent, at: datetime, version: int) -> None:
+        self.waits.add(event, at)
         match event:
             case CheckpointFailed(path=path, error=error):
                 self.failed_calls[path] = error
@@ -253,6 +256,7 @@ class _Fold:
             failure=self._failure(summary.failure),
             takeovers=self.takeovers,
             metadata=self.metadata,
+            pending_waits=() if ended else self.waits.waits(),
             checkpoints=self.calls.calls(ended=ended),
             artifacts=tuple(self.artifacts),
             arguments=started.arguments if started else None,

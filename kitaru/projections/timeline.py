@@ -18,13 +18,19 @@ from kitaru.domain.execution.events import (
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
     ExecutionStarted,
     FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
     MetadataLogged,
     TimerFired,
     TimerStarted,
+    WaitAborted,
+    WaitExpired,
+    WaitRequested,
 )
 from kitaru.domain.values import StoredValue
 from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event
@@ -130,6 +136,20 @@ def _words(event: ExecutionEvent) -> str:
             return "timer started"
         case TimerFired():
             return "timer fired"
+        case WaitRequested(name=name, question=question):
+            return f"waits for {name}: {question}" if question else f"waits for {name}"
+        case InputGiven():
+            return "input given"
+        case InputRejected(problem=problem):
+            return f"input rejected: {problem}"
+        case WaitAborted(reason=reason):
+            return _because("wait aborted", reason)
+        case WaitExpired():
+            return "wait expired"
+        case ExecutionParked(due_at=None):
+            return "suspended until somebody acts"
+        case ExecutionParked():
+            return "suspended"
         case MetadataLogged():
             return "metadata logged"
         case ArtifactSaved(name=name, type=kind):
@@ -162,8 +182,17 @@ def _described(entry: TimelineEntry, event: ExecutionEvent) -> TimelineEntry:
             return _with_call(entry, event)
         case TimerStarted(path=path, site=site, due_at=due_at):
             return replace(entry, path=path, site=site, due_at=instant(due_at))
-        case TimerFired(path=path):
+        case TimerFired(path=path) | WaitAborted(path=path) | WaitExpired(path=path):
             return replace(entry, path=path)
+        case WaitRequested(path=path, name=name, site=site, deadline_at=deadline_at):
+            ends_at = None if deadline_at is None else instant(deadline_at)
+            return replace(entry, path=path, name=name, site=site, due_at=ends_at)
+        case InputGiven(path=path, value=value):
+            return replace(entry, path=path, value=value)
+        case InputRejected(path=path, name=name):
+            return replace(entry, path=path, name=name)
+        case ExecutionParked(due_at=goes_on_at):
+            return replace(entry, due_at=None if goes_on_at is None else instant(goes_on_at))
         case MetadataLogged(path=path, metadata=metadata):
             return replace(entry, path=path, value=StoredValue(json=metadata))
         case ArtifactSaved(path=path, name=name, value=value):

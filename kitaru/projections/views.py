@@ -81,6 +81,24 @@ class CheckpointCall(Timed, frozen=True, kw_only=True):
         return self.checkpoint_type
 
 
+class PendingWait(View, frozen=True, kw_only=True):
+    """A wait that nobody has answered yet."""
+
+    wait_id: str
+    """The call's path, such as ``approve#2``: what tells it from other waits of its name."""
+    name: str
+    question: str | None = None
+    schema: dict[str, Any] | None = None
+    """The answer's JSON schema; None: it only asks to go on, and takes no value."""
+    metadata: dict[str, Any] = {}
+    entered_waiting_at: datetime
+    deadline_at: datetime | None = None
+    site: str = ""
+    """``file:line`` of the call."""
+    rejected: str | None = None
+    """Why the last answer was not taken, when one was not."""
+
+
 class ArtifactRef(View, frozen=True, kw_only=True):
     """A value that was saved under a name."""
 
@@ -99,8 +117,8 @@ class ArtifactRef(View, frozen=True, kw_only=True):
 class Execution(Timed, frozen=True, kw_only=True):
     """One durable run of a flow.
 
-    In a summary, as lists give it, `checkpoints`, `artifacts`, `metadata`, `arguments`, `result`
-    and `source` are empty, and a failure has neither traceback nor site.
+    In a summary, as lists give it, `pending_waits`, `checkpoints`, `artifacts`, `metadata`,
+    `arguments`, `result` and `source` are empty, and a failure has neither traceback nor site.
     """
 
     exec_id: str
@@ -123,6 +141,8 @@ class Execution(Timed, frozen=True, kw_only=True):
     """When it goes on, while it waits for a time."""
     cancel_requested: bool = False
     metadata: dict[str, Any] = {}
+    pending_waits: tuple[PendingWait, ...] = ()
+    """Oldest first."""
     checkpoints: tuple[CheckpointCall, ...] = ()
     artifacts: tuple[ArtifactRef, ...] = ()
     arguments: StoredValue | None = None
@@ -136,3 +156,8 @@ class Execution(Timed, frozen=True, kw_only=True):
     """How many events it has."""
     unknown: tuple[str, ...] = ()
     """What this version could not read, in words. With anything here the execution is read-only."""
+
+    @property
+    def pending_wait(self) -> PendingWait | None:
+        """The oldest wait that nobody has answered."""
+        return self.pending_waits[0] if self.pending_waits else None

@@ -15,8 +15,9 @@ from kitaru.errors import (
     KitaruUsageError,
 )
 from kitaru.operations import executions as operations
+from kitaru.operations import waits
 from kitaru.projections.executions import execution_of, summary_of
-from kitaru.projections.views import Execution
+from kitaru.projections.views import Execution, PendingWait
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, on_loop
 from kitaru.status import ExecutionStatus
@@ -107,9 +108,31 @@ class AsyncExecutions:
         """
         return await _on_runtime(lambda runtime: _steer(runtime, exec_id, operations.resume))
 
-    async def input(self, exec_id: str, *, wait: str, value: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("Waits, and inputs for them, do not exist yet.")
+    async def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
+        """The waits of an execution that nobody has answered, oldest first."""
+        return (await self.get(exec_id)).pending_waits
+
+    async def input(self, exec_id: str, *, wait: str, value: Any) -> Execution:
+        """Answers a wait, named by its id or, when only one open wait has it, by its name.
+
+        The execution goes on by itself wherever a runner serves its flow. An answer that comes
+        before the wait is kept for it. The same answer twice is fine. Raises
+        KitaruWaitValidationError for a value that does not fit (the execution goes on waiting),
+        KitaruStateError when there is no such wait, when it was answered with another value, or
+        when the execution has ended.
+        """
+        return await _on_runtime(
+            lambda runtime: _steer(runtime, exec_id, waits.give_input, wait, value)
+        )
+
+    async def abort_wait(self, exec_id: str, *, wait: str, reason: str = "") -> Execution:
+        """Ends an open wait without an answer: the flow is given KitaruWaitAborted there.
+
+        Raises KitaruStateError when no such wait is open.
+        """
+        return await _on_runtime(
+            lambda runtime: _steer(runtime, exec_id, waits.abort_wait, wait, reason)
+        )
 
     async def replay(self, exec_id: str, **options: Any) -> NoReturn:
         """Not available yet."""
@@ -169,9 +192,22 @@ class Executions:
         """Goes on with an execution that nobody runs; see `AsyncExecutions.resume`."""
         return _block("executions.resume()", lambda: self._aio.resume(exec_id))
 
-    def input(self, exec_id: str, *, wait: str, value: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("Waits, and inputs for them, do not exist yet.")
+    def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
+        """The waits of an execution that nobody has answered, oldest first."""
+        return _block("executions.pending_waits()", lambda: self._aio.pending_waits(exec_id))
+
+    def input(self, exec_id: str, *, wait: str, value: Any) -> Execution:
+        """Answers a wait; see `AsyncExecutions.input`."""
+        return _block(
+            "executions.input()", lambda: self._aio.input(exec_id, wait=wait, value=value)
+        )
+
+    def abort_wait(self, exec_id: str, *, wait: str, reason: str = "") -> Execution:
+        """Ends an open wait without an answer; see `AsyncExecutions.abort_wait`."""
+        return _block(
+            "executions.abort_wait()",
+            lambda: self._aio.abort_wait(exec_id, wait=wait, reason=reason),
+        )
 
     def replay(self, exec_id: str, **options: Any) -> NoReturn:
         """Not available yet."""

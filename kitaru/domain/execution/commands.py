@@ -65,6 +65,22 @@ class ConfirmCancel(Struct, frozen=True):
     """The flow's body has ended after a cancel request, or nobody can run it any more."""
 
 
+class GiveInput(Struct, frozen=True):
+    """Answer a wait, by its id or by its name."""
+
+    wait: str
+    value: StoredValue
+    answered: StoredValue | None = None
+    """The answer that the wait of this id has had already."""
+
+
+class AbortWait(Struct, frozen=True):
+    """End a wait without an answer; the body is given an error."""
+
+    wait: str
+    reason: str = ""
+
+
 class Reopen(Struct, frozen=True):
     """Another attempt for an execution that failed (``retry``) or diverged (``resume``)."""
 
@@ -72,5 +88,14 @@ class Reopen(Struct, frozen=True):
 
 
 Command = (
-    Start | Recover | FailCheckpoint | Complete | FailAttempt | Cancel | ConfirmCancel | Reopen
+    Start
+    | Recover
+    | FailCheckpoint
+    | Complete
+    | FailAttempt
+    | Cancel
+    | ConfirmCancel
+    | GiveInput
+    | AbortWait
+    | Reopen
 )

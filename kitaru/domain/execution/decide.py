@@ -1,12 +1,14 @@
 """Which events a command leads to. All of an execution's rules are here."""
 
 from kitaru.domain.execution.commands import (
+    AbortWait,
     Cancel,
     Command,
     Complete,
     ConfirmCancel,
     FailAttempt,
     FailCheckpoint,
+    GiveInput,
     Recover,
     Reopen,
     Start,
@@ -18,12 +20,17 @@ from kitaru.domain.execution.events import (
     ExecutionCompleted,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
     FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
+    WaitAborted,
+    WaitExpired,
 )
 from kitaru.domain.execution.state import ExecutionState
-from kitaru.domain.values import ErrorData
+from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.errors import KitaruStateError
 from kitaru.status import ExecutionStatus, FailureOrigin
 
@@ -53,9 +60,30 @@ def decide(state: ExecutionState, command: Command) -> Events:
         case Cancel(reason):
             return _cancel(state, reason)
         case ConfirmCancel():
-            return (ExecutionCancelled(reason=_open(state).reason),)
+            return (ExecutionCancelled(reason=_open(state).cancel_reason),)
+        case GiveInput():
+            return _give_input(_open(state), command)
+        case AbortWait(wait=wait, reason=reason):
+            return (WaitAborted(path=_open_wait(_open(state), wait), reason=reason),)
         case Reopen():
             return _reopen(state, command)
+
+
+def still_holds(state: ExecutionState, event: ExecutionEvent) -> bool:
+    """Whether an event that an owner was about to write may follow what clients wrote before it.
+
+    A wait that has been answered meanwhile has not expired, and an execution to which something
+    has happened has something to do.
+    """
+    match event:
+        case ExecutionParked():
+            return False
+        case WaitExpired(path=path) | WaitAborted(path=path):
+            return any(wait.path == path for wait in state.waits)
+        case InputRejected(path=path):
+            return all(wait.path != path for wait in state.waits)
+        case _:
+            return True
 
 
 def _open(state: ExecutionState) -> ExecutionState:
@@ -105,7 +133,7 @@ def _fail_checkpoint(command: FailCheckpoint) -> CheckpointFailed:
 
 def _fail_attempt(state: ExecutionState, command: FailAttempt) -> Events:
     if state.cancel_requested:
-        return (ExecutionCancelled(reason=state.reason),)
+        return (ExecutionCancelled(reason=state.cancel_reason),)
     if command.retryable and state.failed_attempts < state.retries:
         return (
             FlowAttemptFailed(attempt=state.attempt, error=command.error, retry_at=command.now),
@@ -120,6 +148,48 @@ def _cancel(state: ExecutionState, reason: str) -> Events:
     if state.status is ExecutionStatus.DIVERGED:
         return (CancelRequested(reason=reason), ExecutionCancelled(reason=reason))
     return (CancelRequested(reason=reason),)
+
+
+def _give_input(state: ExecutionState, command: GiveInput) -> Events:
+    found = [wait.path for wait in state.waits if command.wait in (wait.path, wait.name)]
+    if command.wait in found or len(found) == 1:
+        path = command.wait if command.wait in found else found[0]
+        return (InputGiven(path=path, value=command.value),)
+    if found:
+        raise KitaruStateError(
+            f"Several waits are called {command.wait!r}; name one by its id: {', '.join(found)}."
+        )
+    if command.answered is not None:
+        if _same(command.answered, command.value):
+            return ()
+        raise KitaruStateError(
+            f"Wait {command.wait!r} has been answered already, with another value: the first "
+            "answer counts."
+        )
+    if state.waits:
+        _open_wait(state, command.wait)
+    return (InputGiven(path=command.wait, value=command.value),)
+
+
+def _same(one: StoredValue, other: StoredValue) -> bool:
+    return (bytes(one.json), one.blob) == (bytes(other.json), other.blob)
+
+
+def _open_wait(state: ExecutionState, wait: str) -> str:
+    """The id of the open wait that has this id, or alone has this name."""
+    if any(known.path == wait for known in state.waits):
+        return wait
+    found = [known.path for known in state.waits if known.name == wait]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise KitaruStateError(
+            f"Several waits are called {wait!r}; name one by its id: {', '.join(found)}."
+        )
+    there = ", ".join(known.path for known in state.waits)
+    if not there:
+        raise KitaruStateError("The execution does not wait for an input now.")
+    raise KitaruStateError(f"The execution has no open wait {wait!r}; it waits for: {there}.")
 
 
 def _reopen(state: ExecutionState, command: Reopen) -> Events:

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
-from kitaru.domain.values import ErrorData, StoredValue
+from kitaru.domain.values import NO_JSON, ErrorData, StoredValue
 
 
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
@@ -39,6 +39,8 @@ class ExecutionStarted(Event, frozen=True, kw_only=True, gc=False):
     fingerprint: str = ""
     options: FrozenOptions = FrozenOptions()
     idempotency_key: str | None = None
+    seed: str = ""
+    """What the body's random values are derived from; empty: its id."""
 
 
 class ExecutionRecovered(Event, frozen=True, kw_only=True, gc=False):
@@ -105,6 +107,50 @@ class TimerFired(CallEvent, frozen=True, kw_only=True, gc=False):
     due_at: int
 
 
+class WaitRequested(CallEvent, frozen=True, kw_only=True, gc=False):
+    """The body waits for somebody's answer."""
+
+    name: str
+    site: str = ""
+    question: str = ""
+    schema: Raw = NO_JSON
+    """The answer's JSON schema; left out: the wait only asks to go on, and takes no value."""
+    metadata: Raw = NO_JSON
+    """A JSON object in the codec's form."""
+    deadline_at: int | None = None
+    """When it ends without an answer."""
+
+
+class InputGiven(CallEvent, frozen=True, kw_only=True, gc=False):
+    """Somebody's answer to a wait, perhaps before the body asks."""
+
+    value: StoredValue
+
+
+class InputRejected(CallEvent, frozen=True, kw_only=True, gc=False):
+    """The runner could not make of an answer what the body wants; the wait goes on."""
+
+    name: str
+    problem: str
+
+
+class WaitAborted(CallEvent, frozen=True, kw_only=True, gc=False):
+    """Somebody ended a wait without an answer: the body is given an error."""
+
+    reason: str = ""
+
+
+class WaitExpired(CallEvent, frozen=True, kw_only=True, gc=False):
+    """A wait's deadline has passed without an answer."""
+
+
+class ExecutionParked(Event, frozen=True, kw_only=True, gc=False):
+    """Nothing is left to do before an answer comes, or a time: no runner holds the execution."""
+
+    due_at: int | None = None
+    """When it goes on by itself; None: not before somebody acts."""
+
+
 class MetadataLogged(Event, frozen=True, kw_only=True, gc=False):
     metadata: Raw
     """A JSON object in the codec's form."""
@@ -162,6 +208,12 @@ EVENT_TYPES: dict[str, tuple[type[Event], int]] = {
     "checkpoint_cancelled": (CheckpointCancelled, 1),
     "timer_started": (TimerStarted, 1),
     "timer_fired": (TimerFired, 1),
+    "wait_requested": (WaitRequested, 1),
+    "input_given": (InputGiven, 1),
+    "input_rejected": (InputRejected, 1),
+    "wait_aborted": (WaitAborted, 1),
+    "wait_expired": (WaitExpired, 1),
+    "execution_parked": (ExecutionParked, 1),
     "metadata_logged": (MetadataLogged, 1),
     "artifact_saved": (ArtifactSaved, 1),
     "flow_attempt_failed": (FlowAttemptFailed, 1),
@@ -187,6 +239,12 @@ ExecutionEvent = (
     | CheckpointCancelled
     | TimerStarted
     | TimerFired
+    | WaitRequested
+    | InputGiven
+    | InputRejected
+    | WaitAborted
+    | WaitExpired
+    | ExecutionParked
     | MetadataLogged
     | ArtifactSaved
     | FlowAttemptFailed

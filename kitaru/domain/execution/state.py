@@ -15,15 +15,29 @@ from kitaru.domain.execution.events import (
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
     ExecutionStarted,
     FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
     MetadataLogged,
     TimerFired,
     TimerStarted,
+    WaitAborted,
+    WaitExpired,
+    WaitRequested,
 )
 from kitaru.status import ExecutionStatus, FailureOrigin
+
+
+class OpenWait(Struct, frozen=True):
+    """A wait that nobody has answered."""
+
+    path: str
+    """Its id."""
+    name: str
 
 
 class ExecutionState(Struct, frozen=True, omit_defaults=True):
@@ -41,8 +55,14 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     recoveries: int = 0
     """Take-overs since the last recorded progress."""
     cancel_requested: bool = False
-    due_at: int = 0
-    """Not before this instant (microseconds) has a runner something to do."""
+    cancel_reason: str = ""
+    due_at: int | None = 0
+    """Not before this instant (microseconds) has a runner something to do; None: not before
+    somebody acts."""
+    waits: tuple[OpenWait, ...] = ()
+    """The waits that are open, oldest first."""
+    early: tuple[str, ...] = ()
+    """The ids of waits that were answered before the body asked."""
     reason: str = ""
     """Why it stands where it stands, for people."""
     error_type: str = ""
@@ -61,16 +81,21 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
     """The state after an event."""
     match event:
         case CheckpointCompleted() | TimerFired():
-            return replace(state, recoveries=0) if state.recoveries else state
-        case (
-            CheckpointStarted()
-            | CheckpointFailed()
-            | CheckpointCancelled()
-            | TimerStarted()
-            | MetadataLogged()
-            | ArtifactSaved()
-        ):
+            return _busy(replace(state, recoveries=0) if state.recoveries else state)
+        case CheckpointStarted() | CheckpointFailed():
+            return _busy(state)
+        case CheckpointCancelled() | TimerStarted() | MetadataLogged() | ArtifactSaved():
             return state
+        case WaitRequested(path=path, name=name):
+            return _waiting(state, path, name)
+        case InputRejected(path=path, name=name):
+            return _waiting(state, path, name)
+        case InputGiven(path=path):
+            return _answered(state, path)
+        case WaitAborted(path=path) | WaitExpired(path=path):
+            return _going_on(state, path)
+        case ExecutionParked(due_at=due_at):
+            return replace(state, status=ExecutionStatus.WAITING, due_at=due_at)
         case ExecutionStarted(flow=flow, options=options):
             return ExecutionState(
                 status=ExecutionStatus.RUNNING, flow=flow, retries=options.retries, attempt=1
@@ -85,7 +110,9 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
                 failed_attempts=0,
                 recoveries=0,
                 cancel_requested=False,
+                cancel_reason="",
                 due_at=0,
+                waits=() if reason == "retry" else state.waits,
                 reason="",
                 error_type="",
                 origin=None,
@@ -95,12 +122,21 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
                 state,
                 attempt=state.attempt + 1,
                 failed_attempts=state.failed_attempts + 1,
+                status=ExecutionStatus.RUNNING,
                 due_at=retry_at,
+                waits=(),
                 reason=f"attempt {state.attempt} failed: {error.message}",
                 error_type=error.type,
             )
         case CancelRequested(reason=reason):
-            return replace(state, cancel_requested=True, due_at=0, reason=reason or "cancelling")
+            return replace(
+                state,
+                status=ExecutionStatus.RUNNING,
+                cancel_requested=True,
+                cancel_reason=reason,
+                due_at=0,
+                reason=reason or "cancelling",
+            )
         case ExecutionDiverged(report=report):
             return replace(
                 state,
@@ -110,15 +146,60 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             )
         case ExecutionCompleted():
             return replace(
-                state, status=ExecutionStatus.COMPLETED, reason="", error_type="", origin=None
+                state,
+                status=ExecutionStatus.COMPLETED,
+                waits=(),
+                early=(),
+                reason="",
+                error_type="",
+                origin=None,
             )
         case ExecutionFailed(error=error, origin=origin):
             return replace(
                 state,
                 status=ExecutionStatus.FAILED,
+                waits=(),
                 reason=error.message,
                 error_type=error.type,
                 origin=FailureOrigin(origin),
             )
         case ExecutionCancelled(reason=reason):
-            return replace(state, status=ExecutionStatus.CANCELLED, reason=reason)
+            return replace(state, status=ExecutionStatus.CANCELLED, waits=(), reason=reason)
+
+
+def _busy(state: ExecutionState) -> ExecutionState:
+    """A body of the execution runs, whatever else it waits for."""
+    if state.due_at == 0 and (state.status is not ExecutionStatus.WAITING or state.waits):
+        return state
+    if state.waits:
+        return replace(state, due_at=0)
+    return replace(state, status=ExecutionStatus.RUNNING, due_at=0)
+
+
+def _waiting(state: ExecutionState, path: str, name: str) -> ExecutionState:
+    if path in state.early:
+        early = tuple(known for known in state.early if known != path)
+        return replace(state, early=early)
+    return replace(
+        state,
+        status=ExecutionStatus.WAITING,
+        waits=(*state.waits, OpenWait(path, name)),
+        reason=f"waits for an input: {path}",
+    )
+
+
+def _answered(state: ExecutionState, path: str) -> ExecutionState:
+    if any(wait.path == path for wait in state.waits):
+        return _going_on(state, path)
+    return replace(state, early=(*state.early, path))
+
+
+def _going_on(state: ExecutionState, path: str) -> ExecutionState:
+    waits = tuple(wait for wait in state.waits if wait.path != path)
+    if state.status is ExecutionStatus.DIVERGED:
+        # It goes on when somebody resumes it, and has the answer then.
+        return replace(state, waits=waits)
+    if waits:
+        reason = f"waits for an input: {waits[0].path}"
+        return replace(state, waits=waits, due_at=0, reason=reason)
+    return replace(state, waits=(), status=ExecutionStatus.RUNNING, due_at=0, reason="")

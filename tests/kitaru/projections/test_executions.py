@@ -305,7 +305,7 @@ def test_arguments_and_result_are_there_as_stored(
 
 
 @pytest.mark.parametrize(
-    "change", [{"type": "wait_requested"}, {"schema": 2}], ids=["type", "schema"]
+    "change", [{"type": "something_newer"}, {"schema": 2}], ids=["type", "schema"]
 )
 def test_an_event_of_a_newer_version_is_named_and_the_rest_is_shown(
     change: dict[str, object], started: ExecutionStarted, record: Record, stored_head: HeadOf

@@ -1,0 +1,93 @@
+"""Answering the waits of executions, from any process."""
+
+from typing import Any
+
+import msgspec
+
+from kitaru.bootstrap import Runtime
+from kitaru.domain.execution.commands import AbortWait, Command, GiveInput
+from kitaru.domain.execution.events import ExecutionEvent, InputGiven, InputRejected, WaitRequested
+from kitaru.domain.execution.state import ABSENT
+from kitaru.domain.values import StoredValue
+from kitaru.engine.calls import checked_id
+from kitaru.engine.codec import TypeScope
+from kitaru.engine.executions import fold
+from kitaru.engine.schema import plain_json, problem_with
+from kitaru.engine.values import stored
+from kitaru.errors import KitaruUsageError, KitaruWaitValidationError
+from kitaru.operations.executions import append_decided
+
+_plain = TypeScope.of()
+
+
+async def give_input(runtime: Runtime, exec_id: str, wait: str, value: Any) -> None:
+    """Answers a wait, named by its id or, when only one open wait has it, by its name.
+
+    An answer to a wait that the flow has not come to yet is kept for it, unless other waits are
+    open. The same answer twice is fine. Raises KitaruWaitValidationError for a value that does not
+    fit (the wait goes on), KitaruStateError when there is no such wait, when it was answered
+    otherwise, or when the execution has ended.
+    """
+    checked_id(wait, "A wait's id or name")
+    plain = _as_json(wait, value)
+    data = runtime.codec.encode(plain, where="input", types=_plain)
+    kept, blobs = stored(data)
+
+    def command(events: list[ExecutionEvent]) -> Command:
+        asked = _asked(events, wait)
+        if asked is not None:
+            _check(asked, plain, exec_id)
+        return GiveInput(wait, kept, _answer(events, wait))
+
+    await append_decided(runtime, exec_id, command, blobs)
+    runtime.worker.look_now()
+
+
+async def abort_wait(runtime: Runtime, exec_id: str, wait: str, reason: str = "") -> None:
+    """Ends an open wait without an answer: the flow is given KitaruWaitAborted there.
+
+    Raises KitaruStateError when no such wait is open.
+    """
+    checked_id(wait, "A wait's id or name")
+    await append_decided(runtime, exec_id, lambda _: AbortWait(wait, reason))
+    runtime.worker.look_now()
+
+
+def _as_json(wait: str, value: Any) -> Any:
+    try:
+        return plain_json(value)
+    except KitaruUsageError as error:
+        raise KitaruWaitValidationError(f"The answer to wait {wait!r}: {error}") from error
+
+
+def _asked(events: list[ExecutionEvent], wait: str) -> WaitRequested | None:
+    """The open wait that has this id or, alone, this name."""
+    still_open = {known.path: known for known in fold(ABSENT, events).waits}
+    asked = {event.path: event for event in events if isinstance(event, WaitRequested)}
+    if wait in still_open:
+        return asked[wait]
+    named = [path for path, known in still_open.items() if known.name == wait]
+    return asked[named[0]] if len(named) == 1 else None
+
+
+def _answer(events: list[ExecutionEvent], path: str) -> StoredValue | None:
+    given: StoredValue | None = None
+    for event in events:
+        if isinstance(event, InputGiven) and event.path == path:
+            given = event.value
+        elif isinstance(event, InputRejected) and event.path == path:
+            given = None
+    return given
+
+
+def _check(asked: WaitRequested, value: Any, exec_id: str) -> None:
+    schema = bytes(asked.schema)
+    if not schema:
+        problem = None if value is None else "it asks only to go on and its answer is null; a schema= would let it take a value"
+    else:
+        problem = problem_with(value, msgspec.json.decode(schema), asked.path)
+    if problem is not None:
+        raise KitaruWaitValidationError(
+            f"Wait input failed validation for {asked.path!r} on execution {exec_id}: {problem}. "
+            "The execution goes on waiting."
+        )
