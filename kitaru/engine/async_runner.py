@@ -126,6 +126,8 @@ class AsyncRunner:
         self._facts = loaded.facts
         self._stopped = False
         self._flushing = False
+        self._to_notice = False
+        """Whether to look for what clients have appended once the running append is done."""
         self._advancing = False
         self._holding = False
         self._cancel_delivered = False
@@ -667,7 +669,7 @@ class AsyncRunner:
             self._flushing = False
             self.execution.accept(batch, future.result(), state)
             self._advance()
-            self._flush()
+            self._flush_or_notice()
         elif isinstance(error, WrongExpectedVersion):
             task = self.host.loop.create_task(self.execution.append_again(batch))
             task.add_done_callback(self._flushed)
@@ -684,11 +686,20 @@ class AsyncRunner:
             self._give_up(error)
         else:
             self._advance()
-            self._flush()
+            self._flush_or_notice()
+
+    def _flush_or_notice(self) -> None:
+        self._flush()
+        if self._to_notice and not self._flushing:
+            self.notice()
 
     def notice(self) -> None:
-        """Reads what clients have appended, unless the running append will find it anyway."""
-        if not self._stopped and not self._flushing:
+        """Reads what clients have appended, after the append that is under way."""
+        if self._flushing:
+            # It may be durable already, and then it does not meet what came after it.
+            self._to_notice = True
+        elif not self._stopped:
+            self._to_notice = False
             self._flushing = True
             task = self.host.loop.create_task(self.execution.catch_up())
             task.add_done_callback(self._flushed)

@@ -83,7 +83,9 @@ def _answer(events: list[ExecutionEvent], path: str) -> StoredValue | None:
 def _check(asked: WaitRequested, value: Any, exec_id: str) -> None:
     schema = bytes(asked.schema)
     if not schema:
-        problem = None if value is None else "it asks only to go on and its answer is null; a schema= would let it take a value"
+        problem = None
+        if value is not None:
+            problem = "it asks only to go on and takes no value; a schema= would let it take one"
     else:
         problem = problem_with(value, msgspec.json.decode(schema), asked.path)
     if problem is not None:
