@@ -98,6 +98,11 @@ class PendingWait(View, frozen=True, kw_only=True):
     rejected: str | None = None
     """Why the last answer was not taken, when one was not."""
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """What it may be called by: its id, and its name."""
+        return self.wait_id, self.name
+
 
 class ArtifactRef(View, frozen=True, kw_only=True):
     """A value that was saved under a name."""

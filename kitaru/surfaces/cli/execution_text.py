@@ -16,7 +16,13 @@ from kitaru.status import ExecutionStatus
 from kitaru.surfaces.cli.executions import is_owned
 from kitaru.surfaces.cli.tables import Column, facts, indented, status_text, table
 from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped
-from kitaru.surfaces.cli.values import arguments_preview, one_line, preview, shortened
+from kitaru.surfaces.cli.values import (
+    arguments_preview,
+    one_line,
+    one_line_json,
+    preview,
+    shortened,
+)
 
 _LONG = 200
 
@@ -30,6 +36,8 @@ def _sections(execution: Execution, now: datetime) -> Iterator[str]:
     yield facts(_facts(execution, now))
     if execution.failure is not None:
         yield failure_text(execution.failure)
+    if execution.pending_waits:
+        yield _titled("Waits for", _wait_table(execution))
     if execution.checkpoints:
         yield _titled("Checkpoints", _checkpoint_table(execution.checkpoints))
     retried = [call for call in execution.checkpoints if len(call.attempts) > 1]
@@ -112,6 +120,33 @@ def failure_text(failure: FailureInfo) -> str:
     place = escaped(", ".join(filter(None, where)))
     title = click.style("Failure", bold=True, fg="red")
     return f"{title}\n{indented(message)}" + (f"\n  {place}" if place else "")
+
+
+def _wait_table(execution: Execution) -> str:
+    columns = [
+        Column("Wait", least=12),
+        Column("Question", least=20),
+        Column("Answer", least=12),
+        Column("Since"),
+        Column("Until"),
+    ]
+    rows = [
+        (
+            wait.wait_id,
+            wait.question or "",
+            "none: it only asks to go on" if wait.schema is None else one_line_json(wait.schema),
+            clock_text(wait.entered_waiting_at),
+            clock_text(wait.deadline_at),
+        )
+        for wait in execution.pending_waits
+    ]
+    told = [
+        f"  last answer to {wait.wait_id} not taken: {wait.rejected}"
+        for wait in execution.pending_waits
+        if wait.rejected
+    ]
+    answer = f"  kitaru executions input {execution.exec_id} --wait ID --value JSON"
+    return "\n".join([table(columns, rows, "  "), *map(escaped, told), answer])
 
 
 def _checkpoint_table(calls: tuple[CheckpointCall, ...]) -> str:

@@ -3,10 +3,12 @@
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import click
+import msgspec
 
-from kitaru.errors import KitaruFeatureNotAvailableError, KitaruStateError
+from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.operations import reading
 from kitaru.projections.executions import CATEGORY
 from kitaru.projections.views import Execution
@@ -103,10 +105,72 @@ def cancel(ctx: click.Context, exec_id: str, reason: str, force: bool) -> None:
 
 @click.command("input", cls=Command)
 @click.argument("exec_id", metavar="ID")
-@click.option("--wait", help="Which of its waits.")
+@click.option("--wait", "name", help="Which of its waits, by id or name; not needed for one alone.")
 @click.option("--value", metavar="JSON", help="The answer.")
-def input_command(exec_id: str, wait: str | None, value: str | None) -> None:
-    """Answer an execution that waits."""
-    raise KitaruFeatureNotAvailableError(
-        "Waits, and inputs for them, are not available in this release."
+@click.option("--abort", is_flag=True, help="End the wait without an answer.")
+@click.option("--reason", default="", help="With --abort: why.")
+@click.pass_context
+def input_command(
+    ctx: click.Context,
+    exec_id: str,
+    name: str | None,
+    value: str | None,
+    abort: bool,
+    reason: str,
+) -> None:
+    """Answer an execution that waits; it goes on wherever a runner serves its flow.
+
+    A wait that only asks to go on needs no --value.
+    """
+    from kitaru.sdk.client import KitaruClient
+
+    if abort and value is not None:
+        raise click.UsageError("Give either --value or --abort.")
+    executions = KitaruClient().executions
+    execution = executions.get(_full_id(exec_id))
+    wait = _chosen(execution, name)
+    output = Output(ctx)
+    if abort:
+        after = executions.abort_wait(execution.exec_id, wait=wait, reason=reason)
+        output.item(after, lambda: f"Wait {wait} of execution {after.exec_id} is aborted.")
+        return
+    answer = _answer(execution, wait, value)
+    after = executions.input(execution.exec_id, wait=wait, value=answer)
+    output.item(after, lambda: _answered(after, wait))
+
+
+def _chosen(execution: Execution, name: str | None) -> str:
+    if name is not None:
+        return name
+    waits = [wait.wait_id for wait in execution.pending_waits]
+    if len(waits) == 1:
+        return waits[0]
+    if waits:
+        raise KitaruUsageError(f"It waits for several; name one with --wait: {', '.join(waits)}.")
+    raise KitaruStateError(
+        f"Execution {execution.exec_id} is {execution.status} and does not wait for an input now. "
+        "To answer a wait that it has not come to yet, name it with --wait."
+    )
+
+
+def _answer(execution: Execution, wait: str, text: str | None) -> Any:
+    asked = next((known for known in execution.pending_waits if wait in known.names), None)
+    if text is None:
+        if asked is None or asked.schema is not None:
+            raise KitaruUsageError(f"Wait {wait!r} needs an answer: --value JSON.")
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        hint = f"not valid JSON: {error}; a text needs its quotes: --value '\"yes\"'"
+        raise click.BadParameter(hint, param_hint="--value") from None
+
+
+def _answered(execution: Execution, wait: str) -> str:
+    said = f"Wait {wait} of execution {execution.exec_id} is answered."
+    if is_owned(execution, datetime.fromtimestamp(time.time(), UTC)):
+        return said
+    return (
+        f"{said} It goes on with the next process that serves its flow: a worker, or "
+        f"`kitaru executions resume {execution.exec_id}`."
     )

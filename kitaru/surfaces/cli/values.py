@@ -3,6 +3,8 @@
 import pprint
 from typing import Any
 
+import msgspec
+
 from kitaru.domain.values import StoredValue
 from kitaru.engine.codec import Codec, TypeScope
 from kitaru.errors import KitaruSerializationError
@@ -56,6 +58,11 @@ def decoded(data: bytes) -> Any:
 def one_line(value: object) -> str:
     """The value as Python writes it."""
     return escaped(repr(value))
+
+
+def one_line_json(value: object) -> str:
+    """The value as JSON."""
+    return escaped(msgspec.json.encode(value).decode())
 
 
 def shortened(text: str, limit: int) -> str:

@@ -1,5 +1,6 @@
 """Waiting for an execution in front of a terminal: progress, the result, Ctrl-C."""
 
+import shlex
 import threading
 from datetime import timedelta
 from types import TracebackType
@@ -25,6 +26,11 @@ _SHOWN = frozenset(
         "checkpoint_failed",
         "flow_attempt_failed",
         "timer_started",
+        "wait_requested",
+        "input_given",
+        "input_rejected",
+        "wait_aborted",
+        "wait_expired",
         "execution_recovered",
     }
 )
@@ -167,6 +173,15 @@ class Progress:
             self._version = entry.version
             if entry.kind in _SHOWN:
                 click.echo(f"  {_line(entry)}", err=True)
+            if entry.kind == "wait_requested":
+                click.echo(f"    {_how_to_answer(entry)}", err=True)
+
+
+def _how_to_answer(entry: TimelineEntry) -> str:
+    wait = shlex.quote(entry.path or "")
+    return escaped(
+        f"answer it with: kitaru executions input {entry.exec_id} --wait {wait} --value JSON"
+    )
 
 
 def _line(entry: TimelineEntry) -> str:

@@ -92,7 +92,69 @@ def test_steering_does_not_make_a_journal(
     assert list(place.iterdir()) == []
 
 
-def test_inputs_are_not_available_yet(kitaru: Callable[..., Result]) -> None:
-    result = kitaru("executions", "input", COMPLETED, "--value", "true", "-o", "json")
-    assert result.exit_code == 1
-    assert json.loads(result.stderr)["error"]["type"] == "KitaruFeatureNotAvailableError"
+WAITING = """
+import kitaru
+from kitaru import checkpoint, flow
+
+@checkpoint
+def done(text: str) -> str:
+    return text
+
+@flow
+def asking() -> str:
+    kitaru.wait(name="go", timeout=0)
+    try:
+        answer = kitaru.wait(schema=str, name="answer", question="Which one?", timeout=0)
+    except kitaru.KitaruWaitAborted as error:
+        answer = str(error)
+    return done(answer)
+"""
+
+
+@pytest.fixture
+def asked(place: Path, process: Process) -> str:
+    """An execution that waits and that nobody runs."""
+    (place / "waiting.py").write_text(WAITING)
+    ran = process("run", "waiting.py:asking", "--timeout", "1")
+    exec_id = ran.stdout.splitlines()[0]
+    assert f"kitaru executions input {exec_id} --wait go" in ran.stderr
+    return exec_id
+
+
+def test_a_waiting_execution_is_answered_and_goes_on(asked: str, process: Process) -> None:
+    shown = process("executions", "get", asked).stdout
+    assert "Waits for" in shown
+    answered = process("executions", "input", asked)
+    assert answered.returncode == 0, answered.stderr
+    assert "Wait go" in answered.stdout
+    resumed = process("executions", "resume", asked, "--timeout", "1")
+    assert "Which one?" in resumed.stderr
+    item = json.loads(process("executions", "get", asked, "-o", "json").stdout)["item"]
+    (wait,) = item["pending_waits"]
+    assert (wait["wait_id"], wait["schema"]) == ("answer", {"type": "string"})
+    missing = process("executions", "input", asked)
+    assert (missing.returncode, "--value" in missing.stderr) == (1, True)
+    bad = process("executions", "input", asked, "--value", "yes")
+    assert (bad.returncode, "quotes" in bad.stderr) == (2, True)
+    wrong = process("executions", "input", asked, "--value", "3", "-o", "json")
+    assert json.loads(wrong.stderr)["error"]["type"] == "KitaruWaitValidationError"
+    assert process("executions", "input", asked, "--value", '"this"').returncode == 0
+    assert process("executions", "resume", asked).stdout.splitlines()[-1] == "this"
+
+
+def test_a_wait_is_aborted(asked: str, process: Process) -> None:
+    early = process("executions", "input", asked, "--wait", "answer", "--value", '"early"')
+    assert early.returncode == 1
+    assert "it waits for: go" in early.stderr
+    process("executions", "input", asked, "--wait", "go")
+    process("executions", "resume", asked, "--timeout", "1")
+    aborted = process("executions", "input", asked, "--abort", "--reason", "no need")
+    assert aborted.returncode == 0, aborted.stderr
+    assert "no need" in process("executions", "resume", asked).stdout.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("history")
+def test_a_completed_execution_takes_no_input(process: Process) -> None:
+    refused = process("executions", "input", COMPLETED, "--wait", "x", "--value", "1")
+    assert refused.returncode == 1
+    assert "already completed" in refused.stderr
