@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import functools
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -46,7 +45,12 @@ from kitaru.engine.runner import DRAW, Host, Loaded, seed_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
 from kitaru.engine.waits import Wait, WaitOutcome
-from kitaru.errors import KitaruError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.errors import (
+    KitaruError,
+    KitaruRuntimeError,
+    KitaruUsageError,
+    KitaruWaitValidationError,
+)
 from kitaru.status import FailureOrigin
 
 LONGEST_SLEEP_SECONDS = 86_400.0
@@ -258,9 +262,7 @@ class AsyncRunner:
         try:
             delivery = wait.delivery(event, blob, self.host.codec)
         except KitaruWaitValidationError as problem:
-            self.requested[wait.path] = wait
-            rejected = InputRejected(path=wait.path, name=wait.terms.name, problem=str(problem))
-            self.execution.put(Outgoing(rejected, recorded=self._noted(rejected)))
+            self._reject(wait, str(problem))
             return
         except KitaruError as error:
             delivery = Delivery(error=error)
@@ -268,6 +270,20 @@ class AsyncRunner:
         if wait.expiry is not None:
             wait.expiry.cancel()
         _settle(wait.future, delivery)
+
+    def _reject(self, wait: Wait, problem: str) -> None:
+        """Opens a wait again whose answer does not do."""
+        self.requested[wait.path] = wait
+        self.waits[wait.path] = wait
+        wait.deadline_at = self.history.asked[wait.path].deadline_at
+        event = InputRejected(path=wait.path, name=wait.terms.name, problem=problem)
+        note = self._noted(event)
+
+        def recorded(fact: RecordedEvent) -> None:
+            note(fact)
+            self._watch_deadline(wait)
+
+        self.execution.put(Outgoing(event, recorded=recorded))
 
     def _noted(self, event: ExecutionEvent) -> Callable[[RecordedEvent], None]:
         """Takes in an event of our own that the history keeps account of."""
@@ -552,6 +568,7 @@ class AsyncRunner:
         if self._stopped or self._ending or self.requested.get(call.path) is not call:
             return
         if not self.host.may_start(self.exec_id):
+            self.retrying[call.path] = self.host.journal.now()
             call.running = self.host.loop.call_later(0.05, self._start_attempt, call)
             return
         self.retrying.pop(call.path, None)
@@ -714,7 +731,11 @@ class AsyncRunner:
         if self._suspension is not None:
             self._suspension.cancel()
             self._suspension = None
-        if self._is_busy() or not (self.waits or self.timers or self.retrying):
+            self.host.busy(self)
+        if self._is_busy():
+            return
+        if not (self.waits or self.timers or self.retrying):
+            self._end_stuck()
             return
         patience = max((wait.terms.patience for wait in self.waits.values()), default=IDLE_SECONDS)
         due_at = self._due_at()
@@ -722,8 +743,31 @@ class AsyncRunner:
             left = (due_at - self.host.journal.now()) / 1_000_000
             if left <= IDLE_SECONDS:
                 return
-        if math.isfinite(patience):
-            self._suspension = self.host.loop.call_later(patience, self._suspend)
+        delay = min(patience, LONGEST_SLEEP_SECONDS)
+        self._suspension = self.host.loop.call_later(delay, self._suspend)
+        self.host.idle(self)
+
+    def let_go(self) -> None:
+        """Parks the execution at once if it only waits for people and times."""
+        self.host.loop.call_soon_threadsafe(self._suspend)
+
+    def _end_stuck(self) -> None:
+        """Nothing can happen any more that the body could be waiting for."""
+        error = KitaruRuntimeError(
+            "The flow's body waits for something that can never come: none of its checkpoints, "
+            "waits and timers is open. Look for a lock, event, queue or future that no task of the "
+            "body sets."
+        )
+        self._ending = True
+        command = FailAttempt(
+            error=describe(error, self.host.codec),
+            origin=FailureOrigin.RUNTIME,
+            now=self.host.journal.now(),
+            retryable=False,
+        )
+        for event in decide(self.execution.state, command):
+            self.execution.put(Outgoing(event, (), functools.partial(self._recorded_end, event)))
+        self._flush()
 
     def _is_busy(self) -> bool:
         return bool(
@@ -732,6 +776,8 @@ class AsyncRunner:
             or self._ending
             or self._stopped
             or self.unstarted
+            or self.kept_ready
+            or self.history.order
             or self.execution.outbox
         )
 
@@ -744,8 +790,10 @@ class AsyncRunner:
 
     @guarded
     def _suspend(self) -> None:
-        self._suspension = None
-        if self._is_busy():
+        if self._suspension is not None:
+            self._suspension.cancel()
+            self._suspension = None
+        if self._is_busy() or not (self.waits or self.timers or self.retrying):
             return
         event = ExecutionParked(due_at=self._due_at())
         self.execution.put(Outgoing(event, recorded=lambda _: self._finish(None, None)))

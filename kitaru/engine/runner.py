@@ -62,6 +62,14 @@ class Host(Protocol):
         """A random number from 0 to 1."""
         ...
 
+    def idle(self, runner: "Runner") -> None:
+        """The runner only waits for people and times: it may be asked to let go; any thread."""
+        ...
+
+    def busy(self, runner: "Runner") -> None:
+        """The runner has something to do again; from every thread."""
+        ...
+
     def ended(
         self, runner: "Runner", event: ExecutionEvent | None, error: Exception | None
     ) -> None:
@@ -91,6 +99,10 @@ class Runner(Protocol):
 
     def notice(self) -> None:
         """A client may have appended something: look; on the host's loop."""
+        ...
+
+    def let_go(self) -> None:
+        """Parks the execution at once if it only waits for people and times; from every thread."""
         ...
 
     def stop(self) -> None:

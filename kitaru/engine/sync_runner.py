@@ -142,6 +142,8 @@ class SyncRunner:
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
         self._thread = 0
+        self._let_go_at = 0.0
+        """When the body, where it is blocked, has waited for long enough."""
         self._new_pass_state()
 
     def _new_pass_state(self) -> None:
@@ -534,7 +536,20 @@ class SyncRunner:
 
         Raises KitaruCancelled when a cancel request comes first.
         """
-        let_go_at = time.monotonic() + patience
+        self._let_go_at = time.monotonic() + patience
+        self.host.idle(self)
+        try:
+            self._block_idle(ready, due_at)
+        finally:
+            self.host.busy(self)
+
+    def let_go(self) -> None:
+        """Parks the execution at once if its body is blocked by people or times."""
+        with self.changed:
+            self._let_go_at = 0.0
+            self.changed.notify_all()
+
+    def _block_idle(self, ready: Callable[[], bool], due_at: int | None) -> None:
         while True:
             left = math.inf
             if due_at is not None:
@@ -547,8 +562,8 @@ class SyncRunner:
                 pending = self._cancel_pending
                 if not pending:
                     idle = all(future.settled for future in self.submitted)
-                    patient = let_go_at - time.monotonic()
-                    if idle and patient <= 0 and left > IDLE_SECONDS:
+                    patient = self._let_go_at - time.monotonic()
+                    if idle and patient <= 0 and (left > IDLE_SECONDS or not self._let_go_at):
                         break
                     # Futures that settle wake it up; else it looks again in a while.
                     self.changed.wait(min(left, max(patient, 0.05), 60.0))
@@ -558,7 +573,9 @@ class SyncRunner:
                     return
                 self._deliver_cancel_before(None)
         self._park(due_at)
-        self._block(ready, due_at, patience)
+        # Something came first: there is no hurry to let go of it again.
+        self._let_go_at = time.monotonic() + IDLE_SECONDS
+        self._block_idle(ready, due_at)
 
     def _park(self, due_at: int | None) -> None:
         parked: list[bool] = []

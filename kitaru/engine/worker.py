@@ -52,6 +52,9 @@ NOTED_AFTER_SECONDS = 0.05
 CLAIMED_AT_ONCE = 100
 SYNC_FLOWS_AT_ONCE = 200
 CHECKPOINT_THREADS = 256
+IDLE_SYNC_FLOWS = 50
+IDLE_ASYNC_FLOWS = 1_000
+"""How many flows that only wait are kept, with their threads or in memory, when others run."""
 NOTICED_AT_ONCE = 50
 NOTICE_SECONDS = 0.1
 
@@ -87,6 +90,8 @@ class Worker:
         self._queued: deque[Runner] = deque()
         self._sync_running = 0
         self._slots = threading.Lock()
+        self._idle: dict[bool, dict[str, Runner]] = {True: {}, False: {}}
+        """The runners that only wait, longest first: those of async flows, and of sync ones."""
         self._timed: deque[tuple[float, Started]] = deque()
         self._timing = False
         self._to_notice: deque[str] = deque()
@@ -176,6 +181,31 @@ class Worker:
             self._timing = True
             self.loop.call_later(NOTED_AFTER_SECONDS, self._note_started)
 
+    def idle(self, runner: Runner) -> None:
+        """The runner only waits: when there are too many of its kind, the first lets go."""
+        asynchronous = isinstance(runner, AsyncRunner)
+        most = IDLE_ASYNC_FLOWS if asynchronous else IDLE_SYNC_FLOWS
+        with self._slots:
+            idle = self._idle[asynchronous]
+            idle[runner.execution.exec_id] = runner
+            crowded = len(idle) > most or (self._queued and not asynchronous)
+            first = idle.pop(next(iter(idle))) if crowded else None
+        if first is not None:
+            first.let_go()
+
+    def busy(self, runner: Runner) -> None:
+        """The runner has something to do again."""
+        with self._slots:
+            self._idle[isinstance(runner, AsyncRunner)].pop(runner.execution.exec_id, None)
+
+    def _make_room(self) -> None:
+        """A sync flow that only waits gives its thread to one that was queued."""
+        with self._slots:
+            idle = self._idle[False]
+            first = idle.pop(next(iter(idle))) if idle else None
+        if first is not None:
+            first.let_go()
+
     def ended(self, runner: Runner, event: ExecutionEvent | None, error: Exception | None) -> None:
         """A runner is done; on the loop."""
         if isinstance(runner, SyncRunner):
@@ -189,6 +219,7 @@ class Worker:
         if self.runners.get(execution.exec_id) is not runner:
             return
         del self.runners[execution.exec_id]
+        self.busy(runner)
         self._heartbeat.remove(execution.stream)
         if event is None and execution.state.due_at:
             self._look_at(execution.state.due_at)
@@ -212,12 +243,16 @@ class Worker:
             return
         runner = SyncRunner(self, loaded, arguments)
         with self._slots:
-            if self._sync_running >= SYNC_FLOWS_AT_ONCE:
+            queued = self._sync_running >= SYNC_FLOWS_AT_ONCE
+            if queued:
                 self._queued.append(runner)
                 self.runners[execution.exec_id] = runner
-                return
-            self._sync_running += 1
-        self._begin(runner)
+            else:
+                self._sync_running += 1
+        if queued:
+            self._make_room()
+        else:
+            self._begin(runner)
 
     def _begin(self, runner: Runner) -> None:
         self.runners[runner.execution.exec_id] = runner

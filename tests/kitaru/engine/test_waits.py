@@ -141,3 +141,45 @@ async def test_thousands_that_wait_hold_no_threads_and_no_bodies() -> None:
 @flow
 def parked(number: int) -> list[int]:
     return [number, kitaru.wait(schema=int, timeout=0)]
+
+
+async def test_a_body_that_waits_for_nothing_fails_and_says_so() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        handle = await stuck.run()
+        with pytest.raises(kitaru.KitaruExecutionError, match="can never come") as caught:
+            await handle.wait(timeout=30)
+        assert caught.value.failure_origin == "runtime"
+
+
+@flow
+async def stuck() -> None:
+    await add.aio(1, 2)
+    await asyncio.Event().wait()
+
+
+@flow
+def threaded(number: int) -> int:
+    answer: int = kitaru.wait(schema=int)
+    return number + answer
+
+
+@flow
+async def held(number: int) -> int:
+    answer: int = await kitaru.wait(schema=int)
+    return number + answer
+
+
+@pytest.mark.parametrize("body", [threaded, held], ids=["sync", "async"])
+async def test_those_that_wait_make_room_for_others(
+    body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kitaru.engine.worker.SYNC_FLOWS_AT_ONCE", 4)
+    monkeypatch.setattr("kitaru.engine.worker.IDLE_ASYNC_FLOWS", 4)
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        handles = [await body.aio.run(number) for number in range(40)]
+        while len(runtime.worker.runners) > 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for handle in handles:
+            await waits.give_input(runtime, handle.exec_id, "wait", 100)
+        assert [await handle.wait(timeout=60) for handle in handles] == list(range(100, 140))
