@@ -26,7 +26,6 @@ from kitaru.domain.execution.events import (
     WaitAborted,
     WaitExpired,
 )
-from kitaru.domain.execution.state import ExecutionState
 from kitaru.engine.calls import Call, Delivery, delivery_of
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
@@ -128,6 +127,9 @@ class AsyncRunner:
         self._flushing = False
         self._to_notice = False
         """Whether to look for what clients have appended once the running append is done."""
+        self._batch: list[Outgoing] = []
+        """What is being appended, and the state that it leads to."""
+        self._state_after = self.execution.state
         self._advancing = False
         self._holding = False
         self._cancel_delivered = False
@@ -651,23 +653,17 @@ class AsyncRunner:
         self._flushing = True
         batch = self.execution.take()
         append, state = self.execution.prepare(batch)
-        # A future and not a task: there is one of these for every checkpoint.
-        future = self.host.journal.append_soon(append)
-        future.add_done_callback(functools.partial(self._appended, batch, state))
+        self._batch, self._state_after = batch, state
+        self.host.journal.append_soon(append, self._appended)
 
     @guarded
-    def _appended(
-        self,
-        batch: list[Outgoing],
-        state: ExecutionState,
-        future: "asyncio.Future[Appended]",
-    ) -> None:
-        error = None if future.cancelled() else future.exception()
+    def _appended(self, appended: Appended | None, error: BaseException | None) -> None:
+        batch, self._batch = self._batch, []
         if self._stopped:
             return
-        if error is None and not future.cancelled():
+        if appended is not None:
             self._flushing = False
-            self.execution.accept(batch, future.result(), state)
+            self.execution.accept(batch, appended, self._state_after)
             self._advance()
             self._flush_or_notice()
         elif isinstance(error, WrongExpectedVersion):
