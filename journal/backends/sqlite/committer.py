@@ -173,8 +173,9 @@ class Committer:
             self._finish(batches, ending)
             with self._gate:
                 self._outstanding -= len(batches)
-            for batch in batches:
-                batch.done()
+            while batches:
+                # Not kept until the next group comes: it may hold much that is done with.
+                batches.pop(0).done()
             if ending:
                 return
 

@@ -111,10 +111,12 @@ class StreamEnd:
 class Ends:
     """The ends of streams as last read or written; true only while no other connection writes."""
 
-    __slots__ = ("by_stream", "position", "stream_id")
+    __slots__ = ("by_stream", "position", "released", "stream_id")
 
     def __init__(self) -> None:
         self.by_stream: dict[str, StreamEnd] = {}
+        self.released: list[str] = []
+        """The streams that their owner has let go: most of them have ended."""
         self.position: int | None = None
         """The journal's last position."""
         self.stream_id: int | None = None
@@ -122,10 +124,15 @@ class Ends:
 
     def forget(self) -> None:
         self.by_stream.clear()
+        self.released.clear()
         self.position = None
         self.stream_id = None
 
     def stay_small(self) -> None:
+        """Between transactions: what is in the database can be forgotten."""
+        for stream in self.released:
+            self.by_stream.pop(stream, None)
+        self.released.clear()
         if len(self.by_stream) > _MOST_ENDS:
             self.by_stream.clear()
 
@@ -181,6 +188,7 @@ class Transaction:
             lease = self._lease(append.stream, end, append.claim)
         elif append.release:
             self._set_lease(end, None, end.epoch, 0)
+            self._ends.released.append(append.stream)
         self._write_head(append, end, is_new=is_new)
         for blob in prepared.blobs:
             self._connection.execute(_INSERT_BLOB, blob)

@@ -40,8 +40,10 @@ class Work(Generic[T]):
         return self._result  # type: ignore[return-value]  # without an error there is one
 
     def tell(self) -> None:
-        assert self.told is not None
-        self.told(self._result if self.error is None else None, self.error)
+        """Tells whoever waits on the event loop, and forgets them."""
+        told, self.told = self.told, None
+        assert told is not None
+        told(self._result if self.error is None else None, self.error)
 
 
 class Action(Work[T]):
