@@ -1,7 +1,7 @@
 """The port: what every backend of the journal can do."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from journal.records import (
     Append,
@@ -13,13 +13,13 @@ from journal.records import (
     RecordedEvent,
 )
 
-if TYPE_CHECKING:
-    # Not at run time: readers of the command line start without an event loop.
-    import asyncio
-
 Watcher = Callable[[Sequence[RecordedEvent]], None]
 """Called on the journal's event loop after a commit of this process with the stream's new events,
 or with none when another process may have written: read again."""
+
+
+AppendDone = Callable[[Appended | None, BaseException | None], object]
+"""Told what came of an append: either what was appended, or None and why not."""
 
 
 class Journal(Protocol):
@@ -45,8 +45,12 @@ class Journal(Protocol):
         """
         ...
 
-    def append_soon(self, append: Append, /) -> "asyncio.Future[Appended]":
-        """The same for a callback: gathered with what else this pass of the loop appends."""
+    def append_soon(self, append: Append, done: AppendDone, /) -> None:
+        """The same for a callback: gathered with what else this pass of the loop appends.
+
+        `done` is called once, later, on the loop and in no task: with what was appended, or with
+        None and the error. Raises InvalidAppend and JournalClosed itself.
+        """
         ...
 
     def append_blocking(self, append: Append, /) -> Appended:

@@ -17,7 +17,7 @@ from journal.errors import (
     WrongExpectedVersion,
 )
 from journal.hashing import event_hash
-from journal.journal import Watcher
+from journal.journal import AppendDone, Watcher
 from journal.records import (
     GENESIS,
     Append,
@@ -58,13 +58,14 @@ class InMemoryJournal:
     async def append(self, append: Append, /) -> Appended:
         return self.append_blocking(append)
 
-    def append_soon(self, append: Append, /) -> "asyncio.Future[Appended]":
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+    def append_soon(self, append: Append, done: AppendDone, /) -> None:
+        self._refuse_when_closed()
+        check_append(append)
+        call_soon = asyncio.get_running_loop().call_soon
         try:
-            future.set_result(self.append_blocking(append))
+            call_soon(done, self.append_blocking(append), None)
         except JournalError as error:
-            future.set_exception(error)
-        return future
+            call_soon(done, None, error)
 
     def append_blocking(self, append: Append, /) -> Appended:
         self._refuse_when_closed()

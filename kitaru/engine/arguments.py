@@ -36,6 +36,9 @@ class Binder:
         self._varargs = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self._varkwargs = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
+        self._is_simple = not (self._positional_only or self._varargs or self._varkwargs)
+        """Whether every argument can be passed by its name."""
+
     def name_all(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Named:
         """The arguments by parameter name, in a stable order.
 
@@ -72,6 +75,8 @@ class Binder:
     def spread(self, named: Mapping[str, Any]) -> tuple[list[Any], Named]:
         """The positional and keyword arguments that the names stand for."""
         rest = dict(named)
+        if self._is_simple:
+            return [], rest
         surplus = rest.pop(VARARGS, [])
         keywords = rest.pop(VARKWARGS, {})
         by_position = self._positional if surplus else self._positional_only

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from msgspec import Struct
+
 from journal import Appended, JournalError, RecordedEvent, StaleLease, WrongExpectedVersion
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
@@ -25,7 +27,6 @@ from kitaru.domain.execution.events import (
     WaitAborted,
     WaitExpired,
 )
-from kitaru.domain.execution.state import ExecutionState
 from kitaru.engine.calls import Call, Delivery, delivery_of
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
@@ -37,7 +38,7 @@ from kitaru.engine.divergence import (
     not_asked_for,
     wait_not_asked_for,
 )
-from kitaru.engine.executions import Foreign, Outgoing
+from kitaru.engine.executions import Foreign, Outgoing, ignore
 from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask
 from kitaru.engine.history import History, Outcome
@@ -80,25 +81,46 @@ class Timer:
             self.runner.note_later(TimerStarted(path=self.path, due_at=self.due_at))
 
 
-class StartedCall:
-    """A running checkpoint whose start is written down if it lasts."""
+class Attempt:
+    """One running attempt of a call: told when it is done, and when it lasts."""
 
-    __slots__ = ("attempt", "call", "runner")
+    __slots__ = ("call", "number", "runner")
 
     def __init__(self, runner: "AsyncRunner", call: Call) -> None:
         self.runner = runner
         self.call = call
-        self.attempt = call.attempt
+        self.number = call.attempt
+
+    def __call__(self, task: "asyncio.Future[Any]") -> None:
+        """The attempt is done."""
+        self.runner.attempt_done(self.call, task)
 
     def note_started(self) -> None:
         """Writes down that the attempt runs."""
         call = self.call
         task = call.running
-        if task is None or call.attempt != self.attempt or call.noted:
+        if task is None or call.attempt != self.number or call.noted:
             return
         if isinstance(task, asyncio.Future) and not task.done():
             call.noted = True
             self.runner.note_later(*call.started_event())
+
+
+class Raised(Struct, frozen=True):
+    """What a checkpoint's body raised, as what it returned."""
+
+    error: BaseException
+
+
+class OutgoingOutcome(Outgoing, frozen=True, gc=False, kw_only=True):
+    """An outcome on its way into the journal, and from there to the body."""
+
+    event: CheckpointCompleted | CheckpointFailed | TimerFired
+    order: deque[Outcome]
+
+    def tell(self, fact: RecordedEvent) -> None:
+        """The outcome is durable: it is the next one that the body is given."""
+        self.order.append(Outcome(fact.version, fact.recorded_at, self.event))
 
 
 def guarded(step: Callable[..., None]) -> Callable[..., None]:
@@ -127,11 +149,14 @@ class AsyncRunner:
         self.history = History(loaded.facts)
         self.execution.on_foreign = self._on_foreign
         self._arguments = arguments
-        self._facts = loaded.facts
+        self._started_at = loaded.facts[0][1]
         self._stopped = False
         self._flushing = False
         self._to_notice = False
         """Whether to look for what clients have appended once the running append is done."""
+        self._batch: list[Outgoing] = []
+        """What is being appended, and the state that it leads to."""
+        self._state_after = self.execution.state
         self._advancing = False
         self._holding = False
         self._cancel_delivered = False
@@ -148,7 +173,7 @@ class AsyncRunner:
         """The waits that are open."""
         self.retrying: dict[str, int] = {}
         """When calls that failed are due to be tried again, by path."""
-        self.unstarted: deque[Call | Timer | Wait] = deque()
+        self.unstarted: list[Call | Timer | Wait] = []
         self.running: dict[str, Call] = {}
         self.blobs: dict[int, bytes] = {}
         self.logs = 0
@@ -166,13 +191,12 @@ class AsyncRunner:
     def begin(self) -> None:
         """Starts a pass of the body from its first line."""
         self._new_pass_state()
-        started_at = self._facts[0][1]
         # Not abstract: what it refuses is set from a list, which mypy does not see.
-        self.loop = loop = FlowLoop(self, started_at)  # type: ignore[abstract]
+        self.loop = loop = FlowLoop(self, self._started_at)  # type: ignore[abstract]
         context = contextvars.Context()
         context.run(scope.set, FlowScope(self))
         args, kwargs = self.definition.binder.spread(self._arguments)
-        body = _whole_body(loop, lambda: self.definition.function(*args, **kwargs), self.submitted)
+        body = _whole_body(loop, self.definition.function, args, kwargs, self.submitted)
         self.root = loop.run_flow(body, context)
         self._advance()
 
@@ -382,7 +406,8 @@ class AsyncRunner:
             raise KitaruUsageError(
                 f"Two calls have the id {call.path!r} in this execution: give each its own id=."
             )
-        call.arguments = await _resolved(call.arguments)
+        if any(map(_holds_future, call.arguments.values())):
+            call.arguments = {name: await _resolve(value) for name, value in call.arguments.items()}
         call.encode(self.host.codec)
         call.future = future = self.loop.create_future()
         call.context = contextvars.copy_context()
@@ -485,8 +510,8 @@ class AsyncRunner:
             if self.divergence is not None:
                 self._diverge(self.divergence)
                 return
-        while self.unstarted:
-            waiting = self.unstarted.popleft()
+        unstarted, self.unstarted = self.unstarted, []
+        for waiting in unstarted:
             if isinstance(waiting, Timer):
                 self._start_timer(waiting)
             elif isinstance(waiting, Wait):
@@ -587,24 +612,26 @@ class AsyncRunner:
             task = self.host.in_thread(lambda: context.run(_run_sync, function, args, kwargs))
         call.running = task
         self.running[call.path] = call
-        task.add_done_callback(lambda done: self._attempt_done(call, done))
-        self.host.watch_duration(StartedCall(self, call))
+        attempt = Attempt(self, call)
+        task.add_done_callback(attempt)
+        self.host.watch_duration(attempt)
 
     @guarded
-    def _attempt_done(self, call: Call, task: "asyncio.Future[Any]") -> None:
+    def attempt_done(self, call: Call, task: "asyncio.Future[Any]") -> None:
+        """An attempt has ended; on the host's loop."""
         call.running = None
         if self._stopped or self._ending or self.requested.get(call.path) is not call:
             # Looked at, so that asyncio does not complain about an error that nobody needs.
             _ = task.cancelled() or task.exception()
             return
         self.running.pop(call.path, None)
-        delivery = Delivery(error=asyncio.CancelledError()) if task.cancelled() else task.result()
-        if call.abandoned and isinstance(delivery.error, asyncio.CancelledError):
+        result = Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
+        if type(result) is not Raised:
+            self._completed(call, result)
+        elif call.abandoned and isinstance(result.error, asyncio.CancelledError):
             self.execution.put(Outgoing(call.cancelled()))
-        elif delivery.error is None:
-            self._completed(call, delivery.value)
         else:
-            self._failed(call, delivery.error)
+            self._failed(call, result.error)
         self._flush()
 
     def _completed(self, call: Call, value: Any) -> None:
@@ -630,10 +657,7 @@ class AsyncRunner:
     def _put_outcome(
         self, event: CheckpointCompleted | CheckpointFailed | TimerFired, blobs: Blobs = ()
     ) -> None:
-        def recorded(fact: RecordedEvent) -> None:
-            self.history.order.append(Outcome(fact.version, fact.recorded_at, event))
-
-        self.execution.put(Outgoing(event, blobs, recorded))
+        self.execution.put(OutgoingOutcome(event=event, blobs=blobs, order=self.history.order))
 
     def _abandon(self, call: Call) -> None:
         call.abandoned = True
@@ -668,23 +692,17 @@ class AsyncRunner:
         self._flushing = True
         batch = self.execution.take()
         append, state = self.execution.prepare(batch)
-        # A future and not a task: there is one of these for every checkpoint.
-        future = self.host.journal.append_soon(append)
-        future.add_done_callback(functools.partial(self._appended, batch, state))
+        self._batch, self._state_after = batch, state
+        self.host.journal.append_soon(append, self._appended)
 
     @guarded
-    def _appended(
-        self,
-        batch: list[Outgoing],
-        state: ExecutionState,
-        future: "asyncio.Future[Appended]",
-    ) -> None:
-        error = None if future.cancelled() else future.exception()
+    def _appended(self, appended: Appended | None, error: BaseException | None) -> None:
+        batch, self._batch = self._batch, []
         if self._stopped:
             return
-        if error is None and not future.cancelled():
+        if appended is not None:
             self._flushing = False
-            self.execution.accept(batch, future.result(), state)
+            self.execution.accept(batch, appended, self._state_after)
             self._advance()
             self._flush_or_notice()
         elif isinstance(error, WrongExpectedVersion):
@@ -841,18 +859,18 @@ class AsyncRunner:
         else:
             self._finish(event, None)
 
-    async def _next_attempt(self) -> None:
+    async def _next_attempt(self) -> History:
         recorded = await self.execution.journal.read_stream(self.execution.stream)
-        self._facts = [(fact.version, fact.recorded_at, decode_event(fact)) for fact in recorded]
+        return History((fact.version, fact.recorded_at, decode_event(fact)) for fact in recorded)
 
     @guarded
-    def _reread(self, task: "asyncio.Task[None]") -> None:
+    def _reread(self, task: "asyncio.Task[History]") -> None:
         if self._stopped:
             return
         if (error := task.exception()) is not None:
             self._give_up(error)
             return
-        self.history = History(self._facts)
+        self.history = task.result()
         self.begin()
 
     def _diverge(self, divergence: Divergence) -> None:
@@ -878,6 +896,9 @@ class AsyncRunner:
         if self._suspension is not None:
             self._suspension.cancel()
         self._drop_body()
+        # So that nothing of a finished execution waits for the garbage collector.
+        self.root = None
+        self.execution.on_foreign = ignore
 
     def _drop_body(self) -> None:
         for waiting in self.requested.values():
@@ -896,10 +917,14 @@ class AsyncRunner:
 
 
 async def _whole_body(
-    loop: FlowLoop, body: Callable[[], Coroutine[Any, Any, Any]], submitted: list[FlowTask]
+    loop: FlowLoop,
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    args: list[Any],
+    kwargs: dict[str, Any],
+    submitted: list[FlowTask],
 ) -> Any:
     try:
-        result = await body()
+        result = await function(*args, **kwargs)
         for task in submitted:
             # An error of a submitted call that the body never looked at is the body's own.
             if not task.done() or (not task.cancelled() and task._log_traceback):
@@ -909,26 +934,19 @@ async def _whole_body(
         await loop.shutdown_asyncgens()
 
 
-async def _run_async(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Delivery:
+async def _run_async(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Any:
     # A task that raised SystemExit or KeyboardInterrupt would end the host's loop.
     try:
-        return Delivery(await function(*args, **kwargs))
+        return await function(*args, **kwargs)
     except BaseException as error:
-        return Delivery(error=error)
+        return Raised(error)
 
 
-def _run_sync(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Delivery:
+def _run_sync(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Any:
     try:
-        return Delivery(function(*args, **kwargs))
+        return function(*args, **kwargs)
     except BaseException as error:
-        return Delivery(error=error)
-
-
-async def _resolved(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with every future in them, alone or in a list, replaced by its result."""
-    if not any(_holds_future(value) for value in arguments.values()):
-        return arguments
-    return {name: await _resolve(value) for name, value in arguments.items()}
+        return Raised(error)
 
 
 def _holds_future(value: Any) -> bool:

@@ -41,7 +41,7 @@ def exec_id_of(stream: str) -> str:
 def new_event(event: ExecutionEvent) -> NewEvent:
     """The event as it is appended."""
     tag, schema = TAGS[type(event)]
-    return NewEvent(type=tag, payload=_encode(event), schema=schema)
+    return NewEvent(tag, _encode(event), schema)
 
 
 def fold(state: ExecutionState, events: Sequence[ExecutionEvent]) -> ExecutionState:
@@ -70,6 +70,11 @@ class Outgoing(Struct, frozen=True, gc=False):
     recorded: Callable[[RecordedEvent], None] | None = None
     """Called when it is durable, in the order of the journal."""
 
+    def tell(self, fact: RecordedEvent) -> None:
+        """The event is durable."""
+        if self.recorded is not None:
+            self.recorded(fact)
+
 
 class Foreign(Struct, frozen=True):
     """An event that a client appended: an input, a cancel request."""
@@ -96,7 +101,7 @@ class OwnedExecution:
         self.version = version
         self.lease = lease
         self.outbox: list[Outgoing] = []
-        self.on_foreign: Callable[[Foreign], None] = _ignore
+        self.on_foreign: Callable[[Foreign], None] = ignore
 
     def put(self, outgoing: Outgoing) -> None:
         """Adds an event to the next flush."""
@@ -141,16 +146,21 @@ class OwnedExecution:
 
     def prepare(self, batch: Sequence[Outgoing]) -> tuple[Append, ExecutionState]:
         """The append of these events, and the state after it."""
-        events = [outgoing.event for outgoing in batch]
-        state = fold(self.state, events)
+        state = self.state
+        events: list[NewEvent] = []
+        blobs: Blobs = ()
+        for outgoing in batch:
+            state = evolve(state, outgoing.event)
+            events.append(new_event(outgoing.event))
+            blobs += outgoing.blobs
         append = Append(
             stream=self.stream,
-            events=tuple(map(new_event, events)),
+            events=tuple(events),
             expected_version=self.version,
             head=None if state is self.state else head_of(state),
             lease=self.lease,
             release=state.status not in _GOING_ON or isinstance(events[-1], ExecutionParked),
-            blobs=tuple(blob for outgoing in batch for blob in outgoing.blobs),
+            blobs=blobs,
         )
         return append, state
 
@@ -159,8 +169,7 @@ class OwnedExecution:
         self.state = state
         self.version = appended.version
         for outgoing, recorded in zip(batch, appended.events, strict=True):
-            if outgoing.recorded is not None:
-                outgoing.recorded(recorded)
+            outgoing.tell(recorded)
 
     def accept_foreign(self, recorded: Sequence[RecordedEvent]) -> None:
         """Takes in events that this owner did not write."""
@@ -249,5 +258,5 @@ def state_of(recorded: Sequence[RecordedEvent]) -> ExecutionState:
     return fold(ABSENT, [decode_event(fact) for fact in recorded])
 
 
-def _ignore(foreign: Foreign) -> None:
-    pass
+def ignore(foreign: Foreign) -> None:
+    """Nobody needs to know."""

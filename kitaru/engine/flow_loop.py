@@ -100,6 +100,8 @@ class FlowLoop(asyncio.AbstractEventLoop):
 
     def drive(self) -> None:
         """Runs the body until it has nothing left to do."""
+        if not self._ready:
+            return
         outer = events._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         events._set_running_loop(self)

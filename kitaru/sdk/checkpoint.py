@@ -124,7 +124,7 @@ class _Source:
         return runner
 
     def _call_options(self, kwargs: dict[str, Any]) -> CallOptions:
-        given = {name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs}
+        given = kwargs and {name: kwargs.pop(name) for name in CALL_OPTIONS if name in kwargs}
         options = replace(self._options, **given) if given else self._options
         if options.id is not None:
             checked_id(options.id, "A call's id")

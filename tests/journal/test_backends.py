@@ -513,6 +513,89 @@ async def test_a_cancelled_append_leaves_the_others_alone(journal: Journal) -> N
     assert sum(isinstance(result, Appended) for result in results) >= 9
 
 
+# A group is nothing but its appends one after the other, whatever they do to one stream.
+
+
+async def test_a_group_leaves_what_its_appends_one_by_one_leave(journal: Journal) -> None:
+    def steps(stream: str) -> list[Append]:
+        first = Append(stream, events(b"started"), 0, RUNNING, claim=Claim("me", 30))
+        lease = Lease(stream, "me", 1, 0)
+        return [
+            first,
+            Append(stream, events(b"done"), 1, DONE, lease=lease),
+            Append(stream, (), 2, None, lease=lease, release=True),
+            Append(stream, events(b"again"), 2, RUNNING, claim=Claim("you", 60)),
+            Append(stream, events(b"end"), 3, DONE, lease=Lease(stream, "you", 2, 0), release=True),
+            Append(stream, events(b"late"), 4, RUNNING),
+        ]
+
+    for append in steps("ex-1"):
+        await journal.append(append)
+    await asyncio.gather(*map(journal.append, steps("ex-2")), *map(journal.append, steps("ex-3")))
+    for stream in ("ex-2", "ex-3"):
+        one_by_one, grouped = await journal.head("ex-1"), await journal.head(stream)
+        assert one_by_one is not None
+        assert grouped is not None
+        own = {"stream": stream, "hash": grouped.hash, "anchor_hash": grouped.hash}
+        assert replace(one_by_one, **own) == grouped
+        assert verify_stream(await journal.read_stream(stream), head=grouped) == []
+
+
+async def test_claims_see_what_their_group_did_before_them(journal: Journal) -> None:
+    started = await journal.append(start("ex-1", claim=Claim("me", 30)))
+    assert started.lease is not None
+    _, _, first, second = await asyncio.gather(
+        journal.append(start("ex-2")),
+        journal.release(started.lease),
+        journal.claim(claim("you")),
+        journal.claim(claim("they")),
+    )
+    assert {head.stream for head, _ in first} == {"ex-1", "ex-2"}
+    assert second == []
+
+
+# A callback is told once, later, on the loop and in no task; a refused append is an outcome too.
+
+
+async def test_a_callback_is_told_once_what_came_of_its_append(journal: Journal) -> None:
+    told: list[tuple[Appended | None, BaseException | None]] = []
+    ended = asyncio.Event()
+
+    def done(appended: Appended | None, error: BaseException | None) -> None:
+        assert asyncio.current_task() is None
+        told.append((appended, error))
+        if len(told) == 3:
+            ended.set()
+
+    big = bytes(300 * 1024)
+    journal.append_soon(start(), done)
+    journal.append_soon(start(), done)
+    journal.append_soon(start("ex-2", blobs=(big,)), done)
+    assert told == []
+    await ended.wait()
+    appended = {outcome.events[0].stream for outcome, _ in told if outcome is not None}
+    refused = [error for _, error in told if error is not None]
+    assert appended == {"ex-1", "ex-2"}
+    assert [type(error) for error in refused] == [WrongExpectedVersion]
+    assert await journal.get_blob(hashlib.sha256(big).hexdigest()) == big
+    assert len(told) == 3
+
+
+async def test_a_callback_that_fails_leaves_the_others_alone(journal: Journal) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, facts: complaints.append(facts))
+
+    def fail(appended: Appended | None, error: BaseException | None) -> None:
+        raise RuntimeError("a mistake")
+
+    ended = asyncio.Event()
+    journal.append_soon(start("ex-1"), fail)
+    journal.append_soon(start("ex-2"), lambda *_: ended.set())
+    await ended.wait()
+    assert [str(facts["exception"]) for facts in complaints] == ["a mistake"]
+    assert await journal.head("ex-1") is not None
+
+
 # Watchers are told on the journal's loop.
 
 
@@ -558,6 +641,8 @@ async def test_a_closed_journal_says_so(journal: Journal) -> None:
             await call()
     with pytest.raises(JournalClosed):
         journal.append_blocking(more(started, b"x"))
+    with pytest.raises(JournalClosed):
+        journal.append_soon(more(started, b"x"), lambda *_: None)
     with pytest.raises(JournalClosed):
         journal.renew_blocking([lease], 1)
     with pytest.raises(JournalClosed):

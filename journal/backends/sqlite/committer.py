@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from journal.backends.sqlite.checkpoints import Checkpoints
 from journal.backends.sqlite.connections import BUSY_SECONDS, connect_writer, patiently
@@ -17,6 +17,7 @@ from journal.backends.sqlite.failures import (
     translated,
 )
 from journal.backends.sqlite.transaction import Ends, Transaction
+from journal.backends.sqlite.work import Work
 from journal.clock import Clock
 from journal.errors import (
     CommitOutcomeUnknown,
@@ -32,30 +33,6 @@ Connect = Callable[[str], sqlite3.Connection]
 _QUICK_SECONDS = 0.001
 _MOST_IN_A_GROUP = 4096
 _SETTLE = "UPDATE settlements SET settled = settled + 1"
-
-
-class Work(Generic[T]):
-    """Something to do in a write transaction, and what came of it."""
-
-    __slots__ = ("_result", "error", "perform")
-
-    def __init__(self, perform: Callable[[Transaction], T]) -> None:
-        self.perform = perform
-        self.error: BaseException | None = None
-        self._result: T | None = None
-
-    def run(self, transaction: Transaction) -> None:
-        self.error = None
-        try:
-            self._result = self.perform(transaction)
-        except JournalError as refusal:
-            # Refused before it changed anything: the others of the group go on.
-            self.error = refusal
-
-    def result(self) -> T:
-        if self.error is not None:
-            raise self.error
-        return self._result  # type: ignore[return-value]  # without an error there is one
 
 
 class _Batch:
@@ -196,8 +173,9 @@ class Committer:
             self._finish(batches, ending)
             with self._gate:
                 self._outstanding -= len(batches)
-            for batch in batches:
-                batch.done()
+            while batches:
+                # Not kept until the next group comes: it may hold much that is done with.
+                batches.pop(0).done()
             if ending:
                 return
 

@@ -12,16 +12,17 @@ from typing import Any, TypeVar, cast
 import aiosqlite
 
 from journal.backends.sqlite import queries
-from journal.backends.sqlite.committer import Committer, Work, closed
+from journal.backends.sqlite.committer import Committer, closed
 from journal.backends.sqlite.connections import check_schema, connect_reader, prepare_file
 from journal.backends.sqlite.failures import translated
 from journal.backends.sqlite.forking import abandon_in_children
 from journal.backends.sqlite.queries import Query
 from journal.backends.sqlite.reader import SqliteReader
 from journal.backends.sqlite.transaction import PreparedAppend
+from journal.backends.sqlite.work import Action, Work
 from journal.clock import Clock, system_clock
 from journal.errors import JournalClosed, JournalReadOnly
-from journal.journal import Watcher
+from journal.journal import AppendDone, Watcher
 from journal.records import (
     Append,
     Appended,
@@ -49,7 +50,7 @@ class SqliteJournal:
         self._loop = asyncio.get_running_loop()
         self._watchers = Watchers(self._loop)
         self._committer = Committer(self._path, self._clock, self._watchers.publish)
-        self._gathered: list[tuple[Work[Any], asyncio.Future[Any]]] = []
+        self._gathered: list[Work[Any]] = []
         self._reader: aiosqlite.Connection | None = None
         self._reader_opens = asyncio.Lock()
         self._looking: asyncio.TimerHandle | None = None
@@ -79,21 +80,22 @@ class SqliteJournal:
             self._refuse_when_closed()
         else:
             prepared = PreparedAppend(append)
-        return await self._submit(Work(lambda transaction: transaction.append(prepared)))
+        return await self._submit(prepared)
 
-    def append_soon(self, append: Append, /) -> "asyncio.Future[Appended]":
+    def append_soon(self, append: Append, done: AppendDone, /) -> None:
         self._refuse_when_closed()
         if append.blobs and sum(map(len, append.blobs)) > _BLOBS_OFF_THE_LOOP_BYTES:
-            return self._loop.create_task(self.append(append))
+            task = self._loop.create_task(self.append(append))
+            task.add_done_callback(partial(_tell_of_task, done))
+            return
         prepared = PreparedAppend(append)
-        return self._submit(Work(lambda transaction: transaction.append(prepared)))
+        # Called itself, not through a future: there is one of these for every event of a fan-out.
+        prepared.told = done
+        self._gather(prepared)
 
     def append_blocking(self, append: Append, /) -> Appended:
         self._refuse_when_closed()
-        prepared = PreparedAppend(append)
-        return self._committer.commit_blocking(
-            Work(lambda transaction: transaction.append(prepared))
-        )
+        return self._committer.commit_blocking(PreparedAppend(append))
 
     async def read_stream(
         self, stream: str, /, *, after: int = 0, limit: int | None = None
@@ -119,7 +121,7 @@ class SqliteJournal:
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
         self._refuse_when_closed()
         check_claim_query(query)
-        return await self._submit(Work(lambda transaction: transaction.claim(query)))
+        return await self._submit(Action(lambda transaction: transaction.claim(query)))
 
     def renew_blocking(self, leases: Sequence[Lease], seconds: float, /) -> list[Lease]:
         # On the write connection, not on one of its own: a commit of another connection would make
@@ -127,12 +129,12 @@ class SqliteJournal:
         self._refuse_when_closed()
         check_seconds(seconds)
         return self._committer.commit_blocking(
-            Work(lambda transaction: transaction.renew(leases, seconds))
+            Action(lambda transaction: transaction.renew(leases, seconds))
         )
 
     async def release(self, lease: Lease, /) -> None:
         self._refuse_when_closed()
-        await self._submit(Work(lambda transaction: transaction.release(lease)))
+        await self._submit(Action(lambda transaction: transaction.release(lease)))
 
     async def get_blob(self, digest: str, /) -> bytes:
         return await self._read(queries.blob(digest))
@@ -168,27 +170,39 @@ class SqliteJournal:
     # Writing.
 
     def _submit(self, work: Work[T]) -> "asyncio.Future[T]":
-        """Gathers what is written in one pass of the loop, for one transaction."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._gathered.append((work, future))
+        work.told = partial(_settle, future)
+        self._gather(work)
+        return future
+
+    def _gather(self, work: Work[Any]) -> None:
+        """Gathers what is written in one pass of the loop, for one transaction."""
+        self._gathered.append(work)
         if len(self._gathered) == 1:
             self._loop.call_soon(self._commit_gathered)
-        return future
 
     def _commit_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
         if not gathered:
             return
-        if len(gathered) == 1 and self._committer.commit_here(gathered[0][0], on_loop=True):
-            _hand_over(gathered)
+        if len(gathered) == 1 and self._committer.commit_here(gathered[0], on_loop=True):
+            self._hand_over(gathered)
             return
-        done = partial(self._call_on_loop, partial(_hand_over, gathered))
+        done = partial(self._call_on_loop, partial(self._hand_over, gathered))
         try:
-            self._committer.queue([work for work, _ in gathered], done)
+            self._committer.queue(gathered, done)
         except JournalClosed as error:
-            for work, _ in gathered:
+            for work in gathered:
                 work.error = error
-            _hand_over(gathered)
+            self._hand_over(gathered)
+
+    def _hand_over(self, works: Sequence[Work[Any]]) -> None:
+        for work in works:
+            try:
+                work.tell()
+            except Exception as error:  # one caller's mistake must not leave the others waiting
+                context = {"message": "a callback of append_soon failed", "exception": error}
+                self._loop.call_exception_handler(context)
 
     def _call_on_loop(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
@@ -291,11 +305,19 @@ async def _off_the_loop(action: Callable[[], T]) -> T:
     return await future
 
 
-def _hand_over(gathered: Sequence[tuple[Work[Any], "asyncio.Future[Any]"]]) -> None:
-    for work, future in gathered:
-        if future.done():  # whoever waited was cancelled
-            continue
-        if work.error is None:
-            future.set_result(work.result())
-        else:
-            future.set_exception(work.error)
+def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException | None) -> None:
+    if future.done():  # whoever waited was cancelled
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _tell_of_task(done: AppendDone, task: "asyncio.Task[Appended]") -> None:
+    if task.cancelled():  # the loop is being shut down
+        done(None, JournalClosed("the event loop ended before the append had an outcome"))
+    elif (error := task.exception()) is not None:
+        done(None, error)
+    else:
+        done(task.result(), None)

@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from journal.backends.sqlite.queries import claimable
+from journal.backends.sqlite.queries import Row, claimable
+from journal.backends.sqlite.work import Work
 from journal.clock import microseconds
 from journal.errors import CorruptJournal, StaleLease, WrongExpectedVersion
 from journal.hashing import event_hash
@@ -42,11 +43,16 @@ INSERT INTO events (position, stream, version, type, schema, recorded_at, epoch,
 """
 _INSERT_HEAD = """
 INSERT INTO heads (id, stream, category, state, name, due_at, parent, summary, created_at,
-    updated_at, anchor_version, anchor_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    updated_at, anchor_version, anchor_hash, owner, epoch, lease_until)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE_HEAD = """
 UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, updated_at = ?,
     anchor_version = ?, anchor_hash = ? WHERE id = ?
+"""
+_UPDATE_HEAD_AND_LEASE = """
+UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, updated_at = ?,
+    anchor_version = ?, anchor_hash = ?, owner = ?, epoch = ?, lease_until = ? WHERE id = ?
 """
 _UPDATE_LEASE = "UPDATE heads SET owner = ?, epoch = ?, lease_until = ? WHERE id = ?"
 _INSERT_BLOB = """
@@ -58,24 +64,23 @@ SELECT 1 FROM heads WHERE id = ? AND owner IS ? AND epoch = ? AND lease_until = 
 """
 
 
-class PreparedAppend:
+class PreparedAppend(Work[Appended]):
     """An append with everything computed that needs no transaction."""
 
-    __slots__ = ("append", "blobs", "events", "size")
+    __slots__ = ("append", "blobs", "digests", "size")
 
     def __init__(self, append: Append) -> None:
+        super().__init__()
         check_append(append)
         self.append = append
         self.size = 0
-        self.events = []
-        for event in append.events:
-            payload = event.payload
-            self.events.append(((event.type, payload, event.schema), sha256(payload).digest()))
-            self.size += len(payload)
-        self.blobs = []
-        for blob in append.blobs:
-            self.blobs.append(_stored_blob(blob))
-            self.size += len(self.blobs[-1][3])
+        payloads = [event.payload for event in append.events]
+        self.digests = [sha256(payload).digest() for payload in payloads]
+        self.blobs = [_stored_blob(blob) for blob in append.blobs] if append.blobs else ()
+        self.size = sum(map(len, payloads)) + sum(len(blob[3]) for blob in self.blobs)
+
+    def perform(self, transaction: "Transaction") -> Appended:
+        return transaction.append(self)
 
 
 class StreamEnd:
@@ -106,10 +111,12 @@ class StreamEnd:
 class Ends:
     """The ends of streams as last read or written; true only while no other connection writes."""
 
-    __slots__ = ("by_stream", "position", "stream_id")
+    __slots__ = ("by_stream", "position", "released", "stream_id")
 
     def __init__(self) -> None:
         self.by_stream: dict[str, StreamEnd] = {}
+        self.released: list[str] = []
+        """The streams that their owner has let go: most of them have ended."""
         self.position: int | None = None
         """The journal's last position."""
         self.stream_id: int | None = None
@@ -117,10 +124,15 @@ class Ends:
 
     def forget(self) -> None:
         self.by_stream.clear()
+        self.released.clear()
         self.position = None
         self.stream_id = None
 
     def stay_small(self) -> None:
+        """Between transactions: what is in the database can be forgotten."""
+        for stream in self.released:
+            self.by_stream.pop(stream, None)
+        self.released.clear()
         if len(self.by_stream) > _MOST_ENDS:
             self.by_stream.clear()
 
@@ -128,13 +140,28 @@ class Ends:
 class Transaction:
     """The work inside one BEGIN IMMEDIATE. A refusal comes before anything was changed."""
 
-    __slots__ = ("_connection", "_ends", "_now", "_rows", "events", "evidence", "hint", "size")
+    __slots__ = (
+        "_connection",
+        "_ends",
+        "_heads",
+        "_now",
+        "_rows",
+        "_touched",
+        "events",
+        "evidence",
+        "hint",
+        "size",
+    )
 
     def __init__(self, connection: sqlite3.Connection, ends: Ends, now: int) -> None:
         self._connection = connection
         self._ends = ends
         self._now = now
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[Row] = []
+        self._heads: dict[str, list[Row]] = {}
+        """What is still to be written into heads: statement → parameters."""
+        self._touched: set[int] = set()
+        """The streams with something in `_heads`: each once, so that their order does not count."""
         self.events: list[RecordedEvent] = []
         self.hint = False
         """Whether something changed that watchers should read again for."""
@@ -156,19 +183,16 @@ class Transaction:
             end = StreamEnd(self._next_stream_id(), 0, GENESIS, None, 0, 0)
             self._ends.by_stream[append.stream] = end
         events = self._record(prepared, end, epoch)
-        if is_new:
-            self._insert_head(append, end)
-        elif append.head is not None:
-            values = (*_head_values(append.head), self._now, end.version, end.hash, end.id)
-            self._connection.execute(_UPDATE_HEAD, values)
-        for blob in prepared.blobs:
-            self._connection.execute(_INSERT_BLOB, blob)
-        self.size += prepared.size
         lease = None
         if append.claim is not None:
             lease = self._lease(append.stream, end, append.claim)
         elif append.release:
             self._set_lease(end, None, end.epoch, 0)
+            self._ends.released.append(append.stream)
+        self._write_head(append, end, is_new=is_new)
+        for blob in prepared.blobs:
+            self._connection.execute(_INSERT_BLOB, blob)
+        self.size += prepared.size
         return Appended(events, end.version, lease)
 
     def claim(self, query: ClaimQuery) -> list[tuple[Head, Lease]]:
@@ -181,10 +205,12 @@ class Transaction:
             )
         ]
         found.sort(key=lambda numbered: (_claimable_at(numbered[1]), numbered[0]))
-        return [
-            (head, self._lease(head.stream, _end_of(id_, head), query.claim))
-            for id_, head in found[: max(0, query.limit)]
-        ]
+        claimed = []
+        for id_, head in found[: max(0, query.limit)]:
+            end = self._ends.by_stream[head.stream] = _end_of(id_, head)
+            claimed.append((head, self._lease(head.stream, end, query.claim)))
+            self._write_lease(end)
+        return claimed
 
     def renew(self, leases: Sequence[Lease], seconds: float) -> list[Lease]:
         until = self._now + microseconds(seconds)
@@ -193,6 +219,7 @@ class Transaction:
             end = self._ends.by_stream.get(lease.stream) or self._stored_end(lease.stream)
             if end is not None and end.is_held_by(lease):
                 self._set_lease(end, end.owner, end.epoch, until)
+                self._write_lease(end)
                 renewed.append(replace(lease, until=until))
         return renewed
 
@@ -200,15 +227,28 @@ class Transaction:
         end = self._ends.by_stream.get(lease.stream) or self._stored_end(lease.stream)
         if end is not None and end.is_held_by(lease):
             self._set_lease(end, None, end.epoch, 0)
+            self._write_lease(end)
             self.hint = True
 
     def flush(self) -> None:
-        """Writes the events that were gathered, in one statement."""
-        if len(self._rows) == 1:
-            self._connection.execute(_INSERT_EVENT, self._rows[0])
-        elif self._rows:
-            self._connection.executemany(_INSERT_EVENT, self._rows)
-        self._rows = []
+        """Writes what was gathered, each kind of it in one go."""
+        self._flush_heads()
+        if self._rows:
+            self._execute(_INSERT_EVENT, self._rows)
+            self._rows = []
+
+    def _flush_heads(self) -> None:
+        if self._heads:
+            for statement, rows in self._heads.items():
+                self._execute(statement, rows)
+            self._heads = {}
+            self._touched.clear()
+
+    def _execute(self, statement: str, rows: list[Row]) -> None:
+        if len(rows) == 1:
+            self._connection.execute(statement, rows[0])
+        else:
+            self._connection.executemany(statement, rows)
 
     def _stored_end(self, stream: str) -> StreamEnd | None:
         row = self._connection.execute(_END, (stream,)).fetchone()
@@ -242,38 +282,19 @@ class Transaction:
         version, previous = end.version, end.hash
         position = self._last_position()
         events = []
-        for (type_, payload, schema), digest in prepared.events:
+        for event, digest in zip(prepared.append.events, prepared.digests, strict=True):
             version += 1
             position += 1
+            type_, schema, payload = event.type, event.schema, event.payload
             hashed = event_hash(stream, version, type_, schema, now, epoch, digest, previous)
-            events.append(
-                RecordedEvent(
-                    stream,
-                    version,
-                    position,
-                    type_,
-                    schema,
-                    now,
-                    epoch,
-                    payload,
-                    previous,
-                    hashed,
-                )
+            recorded = RecordedEvent(
+                stream, version, position, type_, schema, now, epoch, payload, previous, hashed
             )
-            self._rows.append(
-                (
-                    position,
-                    end.id,
-                    version,
-                    type_,
-                    schema,
-                    now,
-                    epoch,
-                    previous,
-                    hashed,
-                    payload,
-                )
-            )
+            row = (
+                position, end.id, version, type_, schema, now, epoch, previous, hashed, payload
+            )  # fmt: skip
+            events.append(recorded)
+            self._rows.append(row)
             previous = hashed
         if events:
             end.version, end.hash, self._ends.position = version, previous, position
@@ -294,24 +315,42 @@ class Transaction:
         self._ends.stream_id = (self._ends.stream_id or 0) + 1
         return self._ends.stream_id
 
-    def _insert_head(self, append: Append, end: StreamEnd) -> None:
-        assert append.head is not None  # check_append has seen to it
-        values = _head_values(append.head)
-        category = category_of(append.stream)
-        self._connection.execute(
-            _INSERT_HEAD,
-            (end.id, append.stream, category, *values, self._now, self._now, end.version, end.hash),
-        )
+    def _write_head(self, append: Append, end: StreamEnd, *, is_new: bool) -> None:
+        """What the append changes in the stream's head, where the lease is set already."""
+        changes_lease = append.claim is not None or append.release
+        if append.head is None:
+            if changes_lease:
+                self._write_lease(end)
+            return
+        head, now = _head_values(append.head), self._now
+        if is_new:
+            name = (end.id, append.stream, category_of(append.stream))
+            lease = (end.owner, end.epoch, end.lease_until)
+            row = (*name, *head, now, now, end.version, end.hash, *lease)
+            self._change_head(_INSERT_HEAD, end, row)
+        elif changes_lease:
+            lease = (end.owner, end.epoch, end.lease_until)
+            row = (*head, now, end.version, end.hash, *lease, end.id)
+            self._change_head(_UPDATE_HEAD_AND_LEASE, end, row)
+        else:
+            self._change_head(_UPDATE_HEAD, end, (*head, now, end.version, end.hash, end.id))
+
+    def _write_lease(self, end: StreamEnd) -> None:
+        self._change_head(_UPDATE_LEASE, end, (end.owner, end.epoch, end.lease_until, end.id))
+
+    def _change_head(self, statement: str, end: StreamEnd, row: Row) -> None:
+        if end.id in self._touched:
+            self._flush_heads()
+        self._touched.add(end.id)
+        self._heads.setdefault(statement, []).append(row)
 
     def _lease(self, stream: str, end: StreamEnd, claim: Claim) -> Lease:
         until = self._now + microseconds(claim.seconds)
         # Also where the owner's name is the same: only the epoch tells two owners apart.
         self._set_lease(end, claim.owner, end.epoch + 1, until)
-        self._ends.by_stream[stream] = end
         return Lease(stream, claim.owner, end.epoch, until)
 
     def _set_lease(self, end: StreamEnd, owner: str | None, epoch: int, until: int) -> None:
-        self._connection.execute(_UPDATE_LEASE, (owner, epoch, until, end.id))
         end.owner, end.epoch, end.lease_until = owner, epoch, until
         if not self.events:
             self.evidence = (_IS_LEASE_THERE, (end.id, owner, epoch, until))

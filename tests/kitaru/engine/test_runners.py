@@ -1,7 +1,10 @@
 """Crash after every event, and go on: the same result, and no completed body runs again."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from kitaru import checkpoint, flow
 from kitaru.bootstrap import Runtime, current_runtime
 from kitaru.domain.execution.events import CheckpointCompleted, CheckpointFailed
 from kitaru.domain.execution.state import ABSENT
+from kitaru.engine.context import flow_scope
 from kitaru.engine.executions import fold, head_of, stream_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.operations import executions
@@ -186,3 +190,34 @@ async def test_a_crash_at_every_event_changes_nothing(body: Any) -> None:
                 if isinstance(event, CheckpointCompleted) and event.path in completed
             ]
             assert repeated == []
+
+
+# What a finished execution was made of goes with it: nothing of it waits for the garbage collector,
+# whose work grows with all that is alive, or for the next commit.
+
+
+alive: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+@flow
+async def sleeping(start: int) -> int:
+    alive.add(flow_scope("this").runner)
+    await asyncio.sleep(0.001)
+    return sum(await asyncio.gather(*(add_async(f"s{n}", start) for n in range(3))))
+
+
+async def test_nothing_of_a_finished_execution_stays(tmp_path: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with kitaru.runtime(journal=str(tmp_path / "journal.db")):
+            handles = [sleeping.run(n) for n in range(20)]
+            await asyncio.gather(*(handle.wait() for handle in handles))
+            for _ in range(1000):
+                if not alive:
+                    break
+                # The clock that notes long calls lets go of a call some milliseconds later.
+                await asyncio.sleep(0.01)
+            assert len(alive) == 0
+    finally:
+        gc.enable()

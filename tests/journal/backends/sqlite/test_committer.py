@@ -29,10 +29,10 @@ from journal import (
     open_reader,
 )
 from journal.backends.sqlite import committer as committing
-from journal.backends.sqlite.committer import Work
 from journal.backends.sqlite.connections import connect_writer
 from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.transaction import PreparedAppend, Transaction
+from journal.backends.sqlite.work import Action
 
 RUNNING = HeadChange("running", "order", 0)
 
@@ -424,7 +424,7 @@ async def test_one_that_cannot_be_written_does_not_harm_its_group(path: str) -> 
         transaction.append(PreparedAppend(append("ex-9")))
         raise OverflowError("too big for SQLite")
 
-    failing = journal._submit(Work(fail))
+    failing = journal._submit(Action(fail))
     results = await asyncio.gather(
         *(journal.append(append(f"ex-{n}")) for n in range(5)), failing, return_exceptions=True
     )
@@ -432,7 +432,7 @@ async def test_one_that_cannot_be_written_does_not_harm_its_group(path: str) -> 
     assert all(isinstance(result, Appended) for result in results)
     assert [event.stream for event in await journal.read_all()] == [f"ex-{n}" for n in range(5)]
     with pytest.raises(OverflowError):
-        await journal._submit(Work(fail))
+        await journal._submit(Action(fail))
     assert await journal.head("ex-9") is None
     await journal.close()
 
