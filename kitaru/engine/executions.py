@@ -234,6 +234,21 @@ class ThreadedExecution(OwnedExecution):
         self.accept(batch, appended, state)
         return True
 
+    def accept_at_once(self, recorded: Sequence[RecordedEvent]) -> bool:
+        """As `accept_foreign`, unless a flush is under way; then False."""
+        if not self._flushing.acquire(blocking=False):
+            return False
+        try:
+            self.accept_foreign(recorded)
+        finally:
+            self._flushing.release()
+        return True
+
+    def accept_in_turn(self, recorded: Sequence[RecordedEvent]) -> None:
+        """As `accept_foreign`, after the flush that is under way."""
+        with self._flushing:
+            self.accept_foreign(recorded)
+
     def wait_for_flush(self) -> None:
         """Returns when no flush is under way: what was durable before is known now."""
         with self._flushing:

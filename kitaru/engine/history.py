@@ -97,7 +97,7 @@ class History:
         self.logged: dict[str, None] = {}
         """The flow-scope `log()` calls that are recorded already."""
         self.cancelled_at: int | None = None
-        """The version of the cancel request of the current flow attempt."""
+        """The version of the cancel request, if there is one since the last reopening."""
         self.cancel_reason = ""
         self.version = 0
         for fact in facts:
@@ -144,8 +144,13 @@ class History:
             case CancelRequested(reason=reason):
                 self.cancelled_at = version
                 self.cancel_reason = reason
-            case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
+            case FlowAttemptFailed():
+                # A cancel request that came just before it is for the next attempt's body.
                 self._next_flow_attempt()
+            case ExecutionReopened(reason="retry"):
+                self._next_flow_attempt()
+                self.cancelled_at = None
+                self.cancel_reason = ""
             case _:
                 pass
 
@@ -179,7 +184,6 @@ class History:
         self.waits.clear()
         self.asked.clear()
         self.timers.clear()
-        self.cancelled_at = None
         for tried in self.tried.values():
             tried.this_pass = 0
             tried.retry_at = None

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from journal import RecordedEvent, StaleLease
+from journal import JournalError, RecordedEvent, StaleLease
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
-    ArtifactSaved,
     CheckpointCompleted,
     CheckpointFailed,
     ExecutionEvent,
@@ -22,7 +21,6 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     InputGiven,
     InputRejected,
-    MetadataLogged,
     TimerFired,
     TimerStarted,
     WaitExpired,
@@ -69,6 +67,7 @@ class CallFuture:
         """Whether the body, or a call that depends on it, has looked at the outcome."""
         self.failure: BaseException | None = None
         """Set when the call never began, because a call it depends on failed."""
+        self.pass_number = runner.pass_number
         self.failed_at = 0
         """Then, the version of the outcome that it failed with."""
         self._followers: list[Callable[[], None]] = []
@@ -245,7 +244,10 @@ class SyncRunner:
             try:
                 if not future.seen:
                     self._take_future(future)
-            except Exception as error:
+            except ExecutionSuspended:
+                raise
+            except BaseException as error:
+                # Also a cancel request that comes now, or a checkpoint's own SystemExit.
                 return error
         return None
 
@@ -258,9 +260,13 @@ class SyncRunner:
         try:
             self.execution.flush_blocking()
         except Exception as error:
-            self._fatal = self._fatal or error
-            self.stop()
-            raise ExecutionSuspended from error
+            raise self._let_down(error) from error
+
+    def _let_down(self, error: Exception) -> ExecutionSuspended:
+        """The store fails: this pass can do nothing more, and the body must not make of it."""
+        self._fatal = self._fatal or error
+        self.stop()
+        return ExecutionSuspended()
 
     def _diverge(self, divergence: Divergence) -> ExecutionSuspended:
         self.divergence = self.divergence or divergence
@@ -373,6 +379,13 @@ class SyncRunner:
         return False
 
     def _start_dependent(self, needed: list[CallFuture], future: CallFuture) -> None:
+        try:
+            self._begin_dependent(needed, future)
+        except BaseException as error:
+            # ExecutionSuspended, or a fault: the body's thread raises it where it needs it.
+            future.settle(None, error)
+
+    def _begin_dependent(self, needed: list[CallFuture], future: CallFuture) -> None:
         call = future.call
         for dependency in needed:
             delivery = self._delivery(dependency)
@@ -420,6 +433,8 @@ class SyncRunner:
         """The body blocks on something that is not recorded: the replay must be at its end."""
         unrequested = self._first_unrequested()
         if unrequested is not None:
+            # Recorded by a handler, if a cancel request stands before it.
+            self._deliver_cancel_before(unrequested.version)
             raise self._diverge(not_asked_for(unrequested, [asked]))
         self._check_waits([asked])
         if self.divergence is not None:
@@ -608,11 +623,11 @@ class SyncRunner:
     # running
 
     def _start(self, future: CallFuture) -> None:
-        self.host.spawn(functools.partial(self._run_submitted, future, self.pass_number))
+        self.host.spawn(functools.partial(self._run_submitted, future))
 
-    def _run_submitted(self, future: CallFuture, pass_number: int) -> None:
+    def _run_submitted(self, future: CallFuture) -> None:
         try:
-            self._attempts(future.call, future.settle, pass_number)
+            self._attempts(future.call, future.settle, future.pass_number)
         except BaseException as error:
             # ExecutionSuspended, or a fault: the body's thread raises it where it needs it.
             future.settle(None, error)
@@ -624,24 +639,40 @@ class SyncRunner:
         tried = self.history.attempts_of(call.path)
         call.attempt, call.tried = tried.last_attempt, tried.this_pass
         if tried.retry_at is not None:
-            self._sleep_until(tried.retry_at)
+            self._back_off(tried.retry_at, pass_number)
         while True:
             self._wait_for_lease()
+            self._check_pass(pass_number)
             call.begin()
             call.running = True
             self.host.watch_duration(StartedCall(self, call))
             delivery = self._run_here(call)
             call.running = None
-            if self._stopped or pass_number != self.pass_number or self.ended:
-                raise ExecutionSuspended
+            self._check_pass(pass_number)
             event, blobs = self._outcome_event(call, delivery)
             final = not isinstance(event, CheckpointFailed) or event.retry_at is None
-            outcome = self._append_outcome(event, blobs, recorded if final else _ignore)
+            told = recorded if final else _ignore
+            outcome = self._append_outcome(event, blobs, told, pass_number)
             if final:
                 return outcome
             assert isinstance(event, CheckpointFailed)
             assert event.retry_at is not None
-            self._sleep_until(event.retry_at)
+            self._back_off(event.retry_at, pass_number)
+
+    def _check_pass(self, pass_number: int) -> None:
+        """Ends what was begun for a pass of the body that is over."""
+        if self._stopped or self.ended or pass_number != self.pass_number:
+            raise ExecutionSuspended
+
+    def _back_off(self, until: int, pass_number: int) -> None:
+        """Waits for a call's next attempt; the body's own thread hears of a cancel meanwhile."""
+        if threading.get_ident() == self._thread:
+            self._block(lambda: False, until, IDLE_SECONDS)
+            return
+        while (left := until - self.host.journal.now()) > 0:
+            with self.changed:
+                self._check_pass(pass_number)
+                self.changed.wait(min(left / 1_000_000, 60.0))
 
     def _outcome_event(
         self, call: Call, delivery: Delivery
@@ -662,6 +693,7 @@ class SyncRunner:
         event: CheckpointCompleted | CheckpointFailed,
         blobs: Blobs,
         recorded: Callable[[Outcome], None],
+        pass_number: int,
     ) -> Outcome:
         outcomes: list[Outcome] = []
 
@@ -669,7 +701,10 @@ class SyncRunner:
             outcomes.append(Outcome(fact.version, fact.recorded_at, event))
             recorded(outcomes[0])
 
-        self.execution.put(Outgoing(event, blobs, keep))
+        with self.changed:
+            # In front of the event that ends the pass, or not at all.
+            self._check_pass(pass_number)
+            self.execution.put(Outgoing(event, blobs, keep))
         self._flush()
         return outcomes[0]
 
@@ -808,7 +843,10 @@ class SyncRunner:
     def _blob_of(self, outcome: Outcome) -> bytes | None:
         if outcome.blob is None:
             return None
-        blob: bytes = self._await(self.host.journal.get_blob(outcome.blob))
+        try:
+            blob: bytes = self._await(self.host.journal.get_blob(outcome.blob))
+        except JournalError as error:
+            raise self._let_down(error) from error
         return blob
 
     def _delivery(self, future: CallFuture) -> Delivery:
@@ -838,13 +876,15 @@ class SyncRunner:
 
     # recording
 
-    def note(self, event: MetadataLogged | ArtifactSaved, blobs: Blobs = ()) -> None:
+    def note(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
         """Records an event together with the next one."""
-        self.execution.put(Outgoing(event, blobs))
+        with self.changed:
+            if not self.ended:
+                self.execution.put(Outgoing(event, blobs))
 
     def note_later(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
         """Records that something has begun; called on the host's loop, which must not block."""
-        self.execution.put(Outgoing(event, blobs))
+        self.note(event, blobs)
         self.host.spawn(self._flush_notes)
 
     def _flush_notes(self) -> None:
@@ -869,9 +909,20 @@ class SyncRunner:
         if task.cancelled() or task.exception() is not None:
             # The next append of the flow's thread meets the same events, or the same failure.
             return
-        for fact in task.result():
-            if fact.epoch == 0:
-                self._on_foreign(Foreign(fact.version, fact.recorded_at, decode_event(fact)))
+        take_in = functools.partial(self._take_in, task.result())
+        if not take_in(self.execution.accept_at_once):
+            self.host.spawn(functools.partial(take_in, self.execution.accept_in_turn))
+
+    def _take_in(
+        self, recorded: list[RecordedEvent], accept: Callable[[list[RecordedEvent]], bool | None]
+    ) -> bool:
+        """Takes in what clients wrote, after what this process wrote before it."""
+        try:
+            return accept(recorded) is not False
+        except KitaruError as error:
+            # Written by a newer version, or damaged.
+            self._let_down(error)
+            return True
 
     def _on_foreign(self, foreign: Foreign) -> None:
         with self.changed:

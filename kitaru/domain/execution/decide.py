@@ -142,12 +142,15 @@ def _fail_attempt(state: ExecutionState, command: FailAttempt) -> Events:
 
 
 def _cancel(state: ExecutionState, reason: str) -> Events:
-    if state.status is ExecutionStatus.CANCELLED or state.cancel_requested:
+    if state.status is ExecutionStatus.CANCELLED:
         return ()
     _open(state)
+    asked = state.cancel_requested
+    requested = () if asked else (CancelRequested(reason=reason),)
     if state.status is ExecutionStatus.DIVERGED:
-        return (CancelRequested(reason=reason), ExecutionCancelled(reason=reason))
-    return (CancelRequested(reason=reason),)
+        # No runner has it, so nobody else would end it.
+        return (*requested, ExecutionCancelled(reason=state.cancel_reason if asked else reason))
+    return requested
 
 
 def _give_input(state: ExecutionState, command: GiveInput) -> Events:

@@ -79,6 +79,9 @@ ABSENT = ExecutionState()
 
 def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
     """The state after an event."""
+    if state.is_finished and not isinstance(event, ExecutionReopened):
+        # An end is final, whatever was on its way while it was written.
+        return state
     match event:
         case CheckpointCompleted() | TimerFired():
             return _busy(replace(state, recoveries=0) if state.recoveries else state)
@@ -109,8 +112,9 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
                 attempt=state.attempt + (reason == "retry"),
                 failed_attempts=0,
                 recoveries=0,
-                cancel_requested=False,
-                cancel_reason="",
+                # The body that is resumed is given the request where it was given it before.
+                cancel_requested=state.cancel_requested and reason == "resume",
+                cancel_reason=state.cancel_reason if reason == "resume" else "",
                 due_at=0,
                 waits=() if reason == "retry" else state.waits,
                 reason="",
@@ -169,6 +173,8 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
 
 def _busy(state: ExecutionState) -> ExecutionState:
     """A body of the execution runs, whatever else it waits for."""
+    if state.status is ExecutionStatus.DIVERGED:
+        return state
     if state.due_at == 0 and (state.status is not ExecutionStatus.WAITING or state.waits):
         return state
     if state.waits:
