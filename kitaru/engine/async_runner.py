@@ -483,7 +483,7 @@ class AsyncRunner:
                 self.divergence = self.divergence or changed_kind(
                     recorded, Asked(path, "sleep", "")
                 )
-        elif path in self.history.kept:
+        elif (kept := self.history.kept.get(path)) and isinstance(kept.event, TimerFired):
             self.kept_ready.append(path)
         else:
             self.unstarted.append(timer)
@@ -582,6 +582,8 @@ class AsyncRunner:
         self._start_attempt_after(call, wait_us)
 
     def _start_attempt_after(self, call: Call, wait_us: int) -> None:
+        if call.abandoned:
+            return
         if wait_us > 0:
             self.retrying[call.path] = self.host.journal.now() + wait_us
             call.running = self.host.loop.call_later(wait_us / 1_000_000, self._start_attempt, call)
@@ -643,15 +645,16 @@ class AsyncRunner:
         self._put_outcome(event, blobs)
 
     def _failed(self, call: Call, error: BaseException) -> None:
-        command = call.failed(error, self.host.codec, self.host.journal.now(), self.host.jitter())
+        now = self.host.journal.now()
+        command, blobs = call.failed(error, self.host.codec, now, self.host.jitter())
         (event,) = decide(self.execution.state, command)
         assert isinstance(event, CheckpointFailed)
         if event.retry_at is None:
-            self._put_outcome(event)
+            self._put_outcome(event, blobs)
         else:
-            wait_us = event.retry_at - command.now
+            wait_us = event.retry_at - now
             self.execution.put(
-                Outgoing(event, recorded=lambda _: self._start_attempt_after(call, wait_us))
+                Outgoing(event, blobs, lambda _: self._start_attempt_after(call, wait_us))
             )
 
     def _put_outcome(

@@ -132,13 +132,15 @@ class Call:
         )
         return event, blobs + argument_blobs
 
-    def failed(self, error: BaseException, codec: Codec, now: int, jitter: float) -> FailCheckpoint:
+    def failed(
+        self, error: BaseException, codec: Codec, now: int, jitter: float
+    ) -> tuple[FailCheckpoint, Blobs]:
         """The command for an attempt that raised; sets what the body is given."""
         self.tried += 1
         data = describe(error, codec)
         self.delivery = Delivery(error=attach(revive(data, codec), error))
-        arguments, _ = kept_arguments(self.encoded, False)
-        return FailCheckpoint(
+        arguments, blobs = kept_arguments(self.encoded, self.definition.record_inputs)
+        command = FailCheckpoint(
             call=CheckpointEvent(
                 path=self.path,
                 name=self.definition.name,
@@ -156,9 +158,10 @@ class Call:
             jitter=jitter,
             type=self.definition.type,
             # Kitaru's own refusals (a value that cannot be kept, a call in the wrong place) are the
-            # same every time.
-            retryable=not isinstance(error, KitaruError),
+            # same every time, and what the body no longer waits for is not tried again.
+            retryable=not (self.abandoned or isinstance(error, KitaruError)),
         )
+        return command, blobs
 
     def cancelled(self) -> CheckpointCancelled:
         """That the body no longer waited for it, and its own body was cancelled."""

@@ -683,10 +683,11 @@ class SyncRunner:
                 return call.completed(delivery.value, self.host.codec)
             except KitaruError as refused:
                 error = refused
-        command = call.failed(error, self.host.codec, self.host.journal.now(), self.host.jitter())
+        now = self.host.journal.now()
+        command, blobs = call.failed(error, self.host.codec, now, self.host.jitter())
         (event,) = decide(self.execution.state, command)
         assert isinstance(event, CheckpointFailed)
-        return event, ()
+        return event, blobs
 
     def _append_outcome(
         self,
