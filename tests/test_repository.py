@@ -32,7 +32,6 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/__init__.py": "tests/test_seed.py",
     "kitaru/__main__.py": "tests/kitaru/surfaces/cli",
     "kitaru/bootstrap.py": "tests/test_seed.py",
-    "kitaru/domain": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine": "tests/kitaru/engine/test_runners.py",
     "kitaru/errors.py": "tests/test_seed.py",
     "kitaru/operations": "tests/test_seed.py",

@@ -1,11 +1,13 @@
 """When a failed attempt is tried again. Exponential back-off with full-range jitter."""
 
-import math
+import sys
 
 from msgspec import Struct
 
 from kitaru.errors import KitaruUsageError
 
+LONGEST_SECONDS = 100 * 365 * 86_400.0
+"""No delay is longer: the instant after it must be one that can be written down."""
 Kinds = tuple[type[BaseException], ...]
 
 
@@ -62,10 +64,12 @@ class Retry(Struct, frozen=True):
     def delay_us(self, tried: int, jitter: float) -> int:
         """Microseconds to wait after attempt number `tried`; `jitter` is a draw from 0 to 1."""
         try:
-            seconds = min(self.max_delay, self.first_delay * self.factor ** (tried - 1))
+            # Not with whole numbers, which would become longer and longer.
+            grown = float(self.first_delay) * float(self.factor) ** (tried - 1)
+            seconds = min(float(self.max_delay), grown)
         except OverflowError:
-            seconds = self.max_delay if self.first_delay else 0.0
-        return round(seconds * (1 - self.jitter * jitter) * 1_000_000)
+            seconds = float(self.max_delay) if self.first_delay else 0.0
+        return round(min(seconds, LONGEST_SECONDS) * (1 - self.jitter * jitter) * 1_000_000)
 
 
 def retry_policy(retries: int | Retry, *, whose: str) -> Retry:
@@ -104,4 +108,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    # Whole numbers that no float can hold are no numbers of seconds either.
+    return -sys.float_info.max <= value <= sys.float_info.max

@@ -1,0 +1,366 @@
+"""Which events a command leads to: given events, when a command comes, then events."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from kitaru.domain.execution.commands import (
+    AbortWait,
+    Cancel,
+    Command,
+    Complete,
+    ConfirmCancel,
+    FailAttempt,
+    FailCheckpoint,
+    GiveInput,
+    Recover,
+    Reopen,
+    Start,
+)
+from kitaru.domain.execution.decide import decide, still_holds
+from kitaru.domain.execution.events import (
+    TAGS,
+    CancelRequested,
+    CheckpointCompleted,
+    CheckpointEvent,
+    CheckpointFailed,
+    ExecutionCancelled,
+    ExecutionCompleted,
+    ExecutionDiverged,
+    ExecutionEvent,
+    ExecutionFailed,
+    ExecutionParked,
+    ExecutionRecovered,
+    ExecutionReopened,
+    ExecutionStarted,
+    FlowAttemptFailed,
+    FrozenOptions,
+    InputGiven,
+    SourceReference,
+    TimerFired,
+    WaitAborted,
+    WaitExpired,
+    WaitRequested,
+)
+from kitaru.domain.execution.retry import Retry
+from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.values import ErrorData, StoredValue
+from kitaru.engine.executions import fold
+from kitaru.errors import KitaruStateError
+from kitaru.status import ExecutionStatus, FailureOrigin
+
+LIMIT = 3
+NULL = StoredValue(json=Raw(b"null"))
+ERROR = ErrorData(type="ValueError", message="boom")
+STARTED = ExecutionStarted(
+    flow="f",
+    source=SourceReference(module="m", qualname="f"),
+    arguments=NULL,
+    arguments_digest="d",
+    options=FrozenOptions(retries=2),
+)
+CALL = CheckpointEvent(path="c#2", name="c", attempt=4, site="a.py:3", arguments_digest="x")
+DONE = CheckpointCompleted(path="c", name="c", attempt=1, result=NULL)
+COMPLETED = ExecutionCompleted(result=NULL)
+FAILED = ExecutionFailed(error=ERROR, origin="user_code")
+CANCELLED = ExecutionCancelled(reason="enough")
+DIVERGED = ExecutionDiverged(report="the report", facts=Raw(b"{}"))
+ASKED = CancelRequested(reason="enough")
+ATTEMPT_FAILED = FlowAttemptFailed(attempt=1, error=ERROR, retry_at=5)
+RAISED = FailAttempt(error=ERROR, origin=FailureOrigin.USER_CODE, now=5)
+
+
+def given_(*events: ExecutionEvent) -> ExecutionState:
+    return fold(ABSENT, [STARTED, *events])
+
+
+def failing(**changed: Any) -> FailCheckpoint:
+    facts: dict[str, Any] = {
+        "call": CALL,
+        "error": ERROR,
+        "bases": ("ValueError", "Exception"),
+        "policy": Retry(max_attempts=3, first_delay=2, factor=2),
+        "tried": 1,
+        "duration_us": 9,
+        "now": 1_000,
+        "jitter": 0.5,
+    }
+    return FailCheckpoint(**{**facts, **changed})
+
+
+# any sequence that the rules allow
+
+COMMANDS: list[Command] = [
+    Start(STARTED),
+    Recover("owner", LIMIT),
+    failing(),
+    failing(tried=3),
+    Complete(NULL),
+    RAISED,
+    FailAttempt(error=ERROR, origin=FailureOrigin.USER_CODE, now=5, retryable=False),
+    Cancel("enough"),
+    ConfirmCancel(),
+    GiveInput("w", NULL),
+    AbortWait("w"),
+    Reopen("retry"),
+    Reopen("resume"),
+]
+OWNERS_OWN: list[ExecutionEvent] = [
+    DONE,
+    TimerFired(path="sleep", due_at=3),
+    WaitRequested(path="w", name="w"),
+    WaitExpired(path="w"),
+    ExecutionParked(due_at=9),
+    DIVERGED,
+]
+"""What an owner records without a command, as long as it holds the execution."""
+WALKS = st.lists(st.sampled_from([*COMMANDS, *OWNERS_OWN]), max_size=40)
+
+
+@given(WALKS)
+def test_however_an_execution_goes_its_rules_hold(walk: list[Any]) -> None:
+    state, retries, take_overs = ABSENT, 0, 0
+    for act in walk:
+        if type(act) in TAGS:
+            if state.status is None or state.is_finished:
+                continue
+            events: Any = (act,)
+        else:
+            try:
+                events = decide(state, act)
+            except KitaruStateError:
+                continue
+        before, state = state, fold(state, events)
+        for event in events:
+            assert type(event) in TAGS
+            retries = 0 if isinstance(event, ExecutionReopened) else retries
+            retries += isinstance(event, FlowAttemptFailed)
+            take_overs += isinstance(event, ExecutionRecovered)
+            if isinstance(event, CheckpointCompleted | TimerFired | ExecutionReopened):
+                take_overs = 0
+        if before.is_finished and state != before:
+            assert (before.status, state.status) == ("failed", "running")
+        assert retries <= 2
+        assert state.failed_attempts == retries
+        assert state.recoveries == take_overs
+        assert take_overs <= LIMIT or state.status is ExecutionStatus.FAILED
+        assert state.attempt >= before.attempt
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: type(command).__name__)
+def test_what_does_not_exist_can_only_be_started(command: Command) -> None:
+    with pytest.raises(KitaruStateError, match=r"no such execution|absent"):
+        decide(ABSENT, command)
+
+
+@pytest.mark.parametrize("end", [COMPLETED, FAILED, CANCELLED], ids=["done", "failed", "cancelled"])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_what_has_ended_takes_no_command(command: Command, end: ExecutionEvent) -> None:
+    if (end is CANCELLED and isinstance(command, Cancel)) or (
+        end is FAILED and command == Reopen("retry")
+    ):
+        return
+    with pytest.raises(KitaruStateError):
+        decide(given_(end), command)
+
+
+# starting and taking over
+
+
+def test_an_execution_starts_once() -> None:
+    assert decide(ABSENT, Start(STARTED)) == (STARTED,)
+    with pytest.raises(KitaruStateError, match="exists already"):
+        decide(given_(), Start(STARTED))
+
+
+def test_a_take_over_is_counted_and_one_too_many_fails_the_execution() -> None:
+    state = given_()
+    for number in range(1, LIMIT + 1):
+        (taken,) = decide(state, Recover("owner", LIMIT))
+        assert taken == ExecutionRecovered(previous_owner="owner", recoveries=number)
+        state = fold(state, [taken])
+    taken, failed = decide(state, Recover("owner", LIMIT))
+    assert taken == ExecutionRecovered(previous_owner="owner", recoveries=LIMIT + 1)
+    assert isinstance(failed, ExecutionFailed)
+    assert failed.origin == FailureOrigin.RUNTIME
+    assert f"died {LIMIT + 1} times" in failed.error.message
+
+
+def test_take_overs_are_not_counted_against_the_flows_retries() -> None:
+    state = given_(*decide(given_(), Recover("owner", LIMIT)))
+    assert isinstance(decide(state, RAISED)[0], FlowAttemptFailed)
+
+
+def test_a_take_over_after_progress_is_the_first_again() -> None:
+    state = given_(ExecutionRecovered(previous_owner="o", recoveries=LIMIT), DONE)
+    (taken,) = decide(state, Recover("owner", LIMIT))
+    assert taken == ExecutionRecovered(previous_owner="owner", recoveries=1)
+
+
+# failing
+
+
+def test_a_failed_attempt_of_a_call_is_tried_again_after_its_delay() -> None:
+    (failed,) = decide(given_(), failing(tried=2))
+    assert failed == CheckpointFailed(
+        path="c#2",
+        name="c",
+        attempt=4,
+        site="a.py:3",
+        arguments_digest="x",
+        error=ERROR,
+        duration_us=9,
+        retry_at=1_000 + 4_000_000,
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"tried": 3},
+        {"tried": 4},
+        {"retryable": False},
+        {"bases": ("KeyboardInterrupt", "BaseException")},
+        {"policy": Retry(max_attempts=9, give_up_on=(ValueError,))},
+        {"policy": Retry(max_attempts=9, retry_on=(KeyError,))},
+        {"policy": Retry(max_attempts=1)},
+    ],
+    ids=str,
+)
+def test_an_attempt_that_is_the_last_is_the_calls_outcome(changed: dict[str, Any]) -> None:
+    (failed,) = decide(given_(), failing(**changed))
+    assert isinstance(failed, CheckpointFailed)
+    assert failed.retry_at is None
+
+
+def test_a_flow_is_tried_again_as_often_as_it_was_said() -> None:
+    state = given_()
+    for attempt in (1, 2):
+        (failed,) = decide(state, RAISED)
+        assert failed == FlowAttemptFailed(attempt=attempt, error=ERROR, retry_at=5)
+        state = fold(state, [failed])
+    assert decide(state, RAISED) == (FAILED,)
+
+
+def test_what_would_fail_the_same_way_again_is_not_tried_again() -> None:
+    refused = FailAttempt(error=ERROR, origin=FailureOrigin.USER_CODE, now=5, retryable=False)
+    assert decide(given_(), refused) == (FAILED,)
+
+
+def test_a_body_that_raises_after_a_cancel_request_is_cancelled() -> None:
+    assert decide(given_(ASKED), RAISED) == (CANCELLED,)
+    assert decide(given_(ASKED, ATTEMPT_FAILED), RAISED) == (CANCELLED,)
+
+
+def test_a_body_that_returns_after_a_cancel_request_has_completed() -> None:
+    assert decide(given_(ASKED), Complete(NULL)) == (COMPLETED,)
+
+
+# cancelling
+
+
+def test_cancelling_twice_is_as_good_as_once() -> None:
+    assert decide(given_(), Cancel("enough")) == (ASKED,)
+    assert decide(given_(ASKED), Cancel("more than enough")) == ()
+    assert decide(given_(ASKED, CANCELLED), Cancel("again")) == ()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("end", [COMPLETED, FAILED], ids=["completed", "failed"])
+def test_what_has_ended_otherwise_cannot_be_cancelled(asked: bool, end: ExecutionEvent) -> None:
+    # A request that came too late, or that the body has ignored, does not make a later one true.
+    state = given_(ASKED, end) if asked else given_(end)
+    with pytest.raises(KitaruStateError, match="already"):
+        decide(state, Cancel("enough"))
+
+
+def test_a_diverged_execution_ends_at_once_when_it_is_cancelled() -> None:
+    assert decide(given_(DIVERGED), Cancel("enough")) == (ASKED, CANCELLED)
+
+
+def test_an_execution_that_diverged_while_it_was_being_cancelled_can_be_cancelled() -> None:
+    assert decide(given_(ASKED, DIVERGED), Cancel("again")) == (CANCELLED,)
+
+
+def test_a_cancel_is_confirmed_with_the_reason_that_was_given() -> None:
+    assert decide(given_(ASKED), ConfirmCancel()) == (CANCELLED,)
+    assert decide(given_(ASKED, ATTEMPT_FAILED), ConfirmCancel()) == (CANCELLED,)
+    nameless = given_(CancelRequested())
+    assert decide(nameless, ConfirmCancel()) == (ExecutionCancelled(reason=""),)
+
+
+def test_a_retried_execution_can_be_cancelled_anew() -> None:
+    state = given_(ASKED, FAILED, ExecutionReopened(reason="retry"))
+    assert decide(state, Cancel("later")) == (CancelRequested(reason="later"),)
+
+
+# reopening
+
+
+@pytest.mark.parametrize(
+    ("events", "reason", "possible"),
+    [
+        ((), "retry", False),
+        ((), "resume", False),
+        ((FAILED,), "retry", True),
+        ((FAILED,), "resume", False),
+        ((DIVERGED,), "retry", False),
+        ((DIVERGED,), "resume", True),
+        ((COMPLETED,), "retry", False),
+        ((CANCELLED,), "retry", False),
+        ((FAILED, ExecutionReopened(reason="retry")), "retry", False),
+    ],
+)
+def test_failed_executions_are_retried_and_diverged_ones_resumed(
+    events: tuple[ExecutionEvent, ...], reason: str, possible: bool
+) -> None:
+    if possible:
+        assert decide(given_(*events), Reopen(reason)) == (ExecutionReopened(reason=reason),)
+    else:
+        with pytest.raises(KitaruStateError, match=r"Only (failed|diverged)"):
+            decide(given_(*events), Reopen(reason))
+
+
+def test_a_retried_execution_has_all_its_retries_again() -> None:
+    state = given_(ATTEMPT_FAILED, ATTEMPT_FAILED, FAILED, ExecutionReopened(reason="retry"))
+    assert isinstance(decide(state, RAISED)[0], FlowAttemptFailed)
+
+
+# waits
+
+TWO = (WaitRequested(path="w", name="w"), WaitRequested(path="w#2", name="w"))
+
+
+def test_an_answer_goes_to_the_wait_of_its_id_or_of_its_only_name() -> None:
+    only = given_(WaitRequested(path="task[1]/w", name="w"))
+    for wait in ("w", "task[1]/w"):
+        assert decide(only, GiveInput(wait, NULL)) == (InputGiven(path="task[1]/w", value=NULL),)
+        assert decide(only, AbortWait(wait, "no")) == (WaitAborted(path="task[1]/w", reason="no"),)
+
+
+def test_a_name_of_several_waits_names_none_unless_it_is_the_id_of_one() -> None:
+    assert decide(given_(*TWO), GiveInput("w", NULL)) == (InputGiven(path="w", value=NULL),)
+    several = given_(WaitRequested(path="a/w", name="w"), WaitRequested(path="b/w", name="w"))
+    for command in (GiveInput("w", NULL), AbortWait("w")):
+        with pytest.raises(KitaruStateError, match=r"Several waits.*a/w, b/w"):
+            decide(several, command)
+
+
+def test_the_same_answer_twice_is_fine_and_another_one_is_not() -> None:
+    answered = given_(TWO[0], InputGiven(path="w", value=NULL))
+    assert decide(answered, GiveInput("w", NULL, answered=NULL)) == ()
+    other = StoredValue(json=Raw(b"1"))
+    with pytest.raises(KitaruStateError, match="first"):
+        decide(answered, GiveInput("w", other, answered=NULL))
+
+
+def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> None:
+    waiting = given_(TWO[0])
+    answered = given_(TWO[0], InputGiven(path="w", value=NULL))
+    assert still_holds(waiting, WaitExpired(path="w"))
+    assert not still_holds(answered, WaitExpired(path="w"))
+    assert not still_holds(answered, ExecutionParked())
+    assert still_holds(answered, DONE)
