@@ -115,20 +115,27 @@ class OwnedExecution:
     async def flush(self) -> None:
         """Appends what is in the outbox; returns when it is durable.
 
-        Raises StaleLease when the execution has another owner, and JournalUnavailable or
-        CommitOutcomeUnknown when the store fails.
+        Raises StaleLease when the execution has another owner, JournalUnavailable or
+        CommitOutcomeUnknown when the store fails, and WrongExpectedVersion when the journal has
+        become shorter.
         """
         batch = self.take()
         while batch:
             append, state = self.prepare(batch)
             try:
                 appended = await self.journal.append(append)
-            except WrongExpectedVersion:
+            except WrongExpectedVersion as refused:
+                self._check_not_cut(refused)
                 await self.catch_up()
                 batch = self.what_still_holds(batch)
             else:
                 self.accept(batch, appended, state)
                 return
+
+    def _check_not_cut(self, refused: WrongExpectedVersion) -> None:
+        # A journal that was put back from a backup under this process: reading on finds nothing.
+        if refused.actual < self.version:
+            raise refused
 
     async def append_again(self, batch: Sequence[Outgoing]) -> None:
         """Appends events whose first append found a client's event in front of them."""
@@ -229,7 +236,8 @@ class ThreadedExecution(OwnedExecution):
         append, state = self.prepare(batch)
         try:
             appended = self.journal.append_blocking(append)
-        except WrongExpectedVersion:
+        except WrongExpectedVersion as refused:
+            self._check_not_cut(refused)
             return False
         self.accept(batch, appended, state)
         return True
