@@ -135,8 +135,10 @@ async def flushed(execution: OwnedExecution) -> None:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    while not holds():  # noqa: ASYNC110 - other threads make it true
-        await asyncio.sleep(0.001)
+    """Waits until other threads have made something true."""
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.to_thread(threading.Event().wait, 0.001)
 
 
 async def client_writes(journal: Journal, *events: ExecutionEvent | NewEvent) -> None:
