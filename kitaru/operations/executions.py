@@ -16,6 +16,7 @@ from journal import (
     Head,
     HeadQuery,
     JournalError,
+    Lease,
     RecordedEvent,
     StaleLease,
     WrongExpectedVersion,
@@ -39,11 +40,14 @@ from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.executions import (
     CATEGORY,
+    Outgoing,
+    OwnedExecution,
     exec_id_of,
     fold,
     head_of,
     new_event,
     owned_execution,
+    state_of,
     stream_of,
 )
 from kitaru.engine.failures import revive
@@ -312,7 +316,7 @@ async def outcome_of(
         case ExecutionCompleted(result=result):
             data: Any = result.json
             if result.blob is not None:
-                data = await runtime.journal.get_blob(result.blob)
+                data = await _blob(runtime, result.blob)
             return runtime.codec.decode(data, types)
         case ExecutionFailed(error=error, origin=origin):
             kind = (
@@ -342,6 +346,13 @@ async def outcome_of(
             raise AssertionError(event)
 
 
+async def _blob(runtime: Runtime, digest: str) -> bytes:
+    try:
+        return await runtime.journal.get_blob(digest)
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+
+
 # steering
 
 
@@ -350,7 +361,10 @@ async def cancel(runtime: Runtime, exec_id: str, reason: str = "") -> None:
 
     Raises KitaruStateError when it has ended otherwise.
     """
-    await append_decided(runtime, exec_id, lambda _: Cancel(reason))
+    await _let_leave(runtime, exec_id)
+    # What cannot be written down as it is, is written as an escape.
+    text = reason.encode("utf-8", "backslashreplace").decode()
+    await append_decided(runtime, exec_id, lambda _: Cancel(text))
     runtime.worker.look_now()
 
 
@@ -360,6 +374,8 @@ async def force_cancel(runtime: Runtime, exec_id: str) -> None:
     Raises KitaruStateError when a runner has it.
     """
     await cancel(runtime, exec_id)
+    if await status_of(runtime, exec_id) is ExecutionStatus.CANCELLED:
+        return
     claimed = await runtime.journal.claim(
         ClaimQuery(
             category=CATEGORY,
@@ -375,19 +391,20 @@ async def force_cancel(runtime: Runtime, exec_id: str) -> None:
             "will cancel it. Stop that process first to cancel it by force."
         )
     _, lease = claimed[0]
+    try:
+        await _confirm_cancel(runtime, exec_id, lease)
+    except BaseException:
+        await runtime.journal.release(lease)
+        raise
+
+
+async def _confirm_cancel(runtime: Runtime, exec_id: str, lease: Lease) -> None:
     recorded = await runtime.journal.read_stream(stream_of(exec_id))
-    state = fold(ABSENT, [decode_event(fact) for fact in recorded])
-    (event,) = decide(state, ConfirmCancel())
-    await runtime.journal.append(
-        Append(
-            stream=stream_of(exec_id),
-            events=(new_event(event),),
-            expected_version=recorded[-1].version,
-            head=head_of(fold(state, [event])),
-            lease=lease,
-            release=True,
-        )
-    )
+    state = state_of(recorded)
+    execution = OwnedExecution(runtime.journal, exec_id, state, recorded[-1].version, lease)
+    for event in decide(state, ConfirmCancel()):
+        execution.put(Outgoing(event))
+    await execution.flush()
 
 
 async def reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
@@ -400,16 +417,16 @@ async def reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
 
 
 async def _reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
-    # A runner here that has recorded the end may not have gone yet: what it tells those who wait
-    # must not be taken for the end of the next attempt.
-    leaving = runtime.worker.ending(exec_id)
-    if leaving is not None and not await _is_going_on(runtime, exec_id):
-        await leaving
+    await _let_leave(runtime, exec_id)
     await append_decided(runtime, exec_id, lambda _: Reopen(reason))
 
 
-async def _is_going_on(runtime: Runtime, exec_id: str) -> bool:
-    return (await _head(runtime, exec_id)).state in _GOING_ON
+async def _let_leave(runtime: Runtime, exec_id: str) -> None:
+    # A runner here that has recorded the end may not have gone yet: what it tells those who wait
+    # must not be taken for the end that comes of what is asked now.
+    leaving = runtime.worker.ending(exec_id)
+    if leaving is not None and (await _head(runtime, exec_id)).state not in _GOING_ON:
+        await leaving
 
 
 async def resume(runtime: Runtime, exec_id: str) -> None:

@@ -5,14 +5,14 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from journal import HeadQuery
+from journal import HeadQuery, JournalError
 from kitaru import settings
 from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.events import ExecutionStarted
 from kitaru.engine.executions import CATEGORY
 from kitaru.engine.source import flows_in, load_flow, load_module
 from kitaru.engine.upcasts import decode_event
-from kitaru.errors import KitaruError, KitaruUsageError
+from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.status import ExecutionStatus
 from kitaru.telemetry import LogEvent, report
 
@@ -60,7 +60,13 @@ async def _serve_what_is_recorded(
 ) -> None:
     tried: set[str] = set()
     while not stopped.is_set():
-        if await _find_flows(runtime, tried):
+        try:
+            found = await _find_flows(runtime, tried)
+        except JournalError as error:
+            # As with the worker's own look: the journal may be there again at the next one.
+            report(LogEvent.POLL_FAILED, error=str(error))
+            found = False
+        if found:
             runtime.worker.look_now()
             ready(runtime.worker.registry.names)
         try:
@@ -76,11 +82,12 @@ async def _find_flows(runtime: Runtime, tried: set[str]) -> bool:
     for head in await runtime.journal.heads(query):
         if head.stream in tried:
             continue
-        tried.add(head.stream)
         (first,) = await runtime.journal.read_stream(head.stream, limit=1)
-        started = decode_event(first)
-        assert isinstance(started, ExecutionStarted)
+        tried.add(head.stream)
         try:
+            started = decode_event(first)
+            if not isinstance(started, ExecutionStarted):
+                raise KitaruStateError(f"{head.stream} does not begin with a start.")
             flow = load_flow(started.source)
         except KitaruError as error:
             exec_id = head.stream.removeprefix(f"{CATEGORY}-")
