@@ -910,20 +910,19 @@ class SyncRunner:
         if task.cancelled() or task.exception() is not None:
             # The next append of the flow's thread meets the same events, or the same failure.
             return
-        take_in = functools.partial(self._take_in, task.result())
-        if not take_in(self.execution.accept_at_once):
-            self.host.spawn(functools.partial(take_in, self.execution.accept_in_turn))
+        self._take_in(task.result())
 
-    def _take_in(
-        self, recorded: list[RecordedEvent], accept: Callable[[list[RecordedEvent]], bool | None]
-    ) -> bool:
+    def _take_in(self, recorded: list[RecordedEvent], *, in_turn: bool = False) -> None:
         """Takes in what clients wrote, after what this process wrote before it."""
         try:
-            return accept(recorded) is not False
+            if in_turn:
+                self.execution.accept_in_turn(recorded)
+            elif not self.execution.accept_at_once(recorded):
+                # The loop must not wait for the flush that is under way.
+                self.host.spawn(functools.partial(self._take_in, recorded, in_turn=True))
         except KitaruError as error:
             # Written by a newer version, or damaged.
             self._let_down(error)
-            return True
 
     def _on_foreign(self, foreign: Foreign) -> None:
         with self.changed:

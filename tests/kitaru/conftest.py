@@ -1,9 +1,10 @@
 """A runtime whose journal a test can make fail, whose clock it can move, and crashes at will."""
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -47,6 +48,8 @@ class Faults:
         """Whether what fails has happened nevertheless."""
         self.failed = False
         self.blob_reads_that_fail = 0
+        self.after_append: Callable[[Append], None] = lambda _: None
+        """What happens between an append from a thread and its return."""
         self.offset_us = 0
         """How far the journal's clock is ahead of the machine's."""
         self._lock = threading.Lock()
@@ -95,7 +98,9 @@ class FaultyJournal:
 
     def append_blocking(self, append: Append) -> Appended:
         if not self._faults.is_now():
-            return self._journal.append_blocking(append)
+            appended = self._journal.append_blocking(append)
+            self._faults.after_append(append)
+            return appended
         if self._faults.happens:
             self._journal.append_blocking(append)
         raise self._faults.error
@@ -115,6 +120,17 @@ class Bench:
     def __init__(self, runtime: Runtime, faults: Faults) -> None:
         self.runtime = runtime
         self.faults = faults
+
+    @contextlib.asynccontextmanager
+    async def second_worker(self, *flows: Any) -> "AsyncIterator[Bench]":
+        """Another worker over the same journal, as of another process."""
+        runtime = await Runtime.open("memory://", self.runtime.worker.lease_seconds)
+        for flow in flows:
+            runtime.worker.registry.serve(flow.reference, flow.definition)
+        try:
+            yield Bench(runtime, self.faults)
+        finally:
+            await runtime.worker.close()
 
     async def recorded(self, exec_id: str) -> list[RecordedEvent]:
         """The execution's journal."""
@@ -218,8 +234,10 @@ def faults() -> Faults:
 async def bench(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """A runtime on the test's own loop, over a journal in memory."""
 
+    journal = FaultyJournal(await open_journal("memory://", clock=faults.clock), faults)
+
     async def opened(_url: str) -> FaultyJournal:
-        return FaultyJournal(await open_journal("memory://", clock=faults.clock), faults)
+        return journal
 
     monkeypatch.setattr("kitaru.bootstrap.open_journal", opened)
     async with kitaru.runtime(journal="memory://"):

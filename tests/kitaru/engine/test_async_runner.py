@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import kitaru
+from journal import Append, NewEvent
 from kitaru import Retry, checkpoint, flow
 from kitaru.domain.execution.events import (
     CancelRequested,
@@ -21,9 +22,11 @@ from kitaru.domain.execution.events import (
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionFailed,
+    ExecutionRecovered,
     FlowAttemptFailed,
     TimerFired,
 )
+from kitaru.engine.executions import stream_of
 from kitaru.operations import executions
 
 ran: list[str] = []
@@ -580,3 +583,59 @@ async def test_a_journal_that_fails_at_any_append_loses_and_doubles_nothing(
             # and was not written yet runs again.
             bodies = {name: n for name, n in Counter(ran).items() if name not in ("pass", "f")}
             assert sum(bodies.values()) <= 5, bodies
+
+
+# owners
+
+
+@flow
+async def three_steps() -> list[str]:
+    return [await step("a"), *await asyncio.gather(step("b"), threaded.aio("c"))]
+
+
+@pytest.mark.parametrize("point", ["a", "b", "c"])
+async def test_a_worker_that_was_taken_for_dead_records_nothing_more(
+    bench: Any, point: str, gate: threading.Event
+) -> None:
+    held = asyncio.Event()
+
+    async def hold() -> None:
+        if ran.count(point) == 1:
+            await held.wait()
+
+    at[point] = hold
+    at["c"] = lambda: gate.wait() if ran.count("c") == 1 and point == "c" else None
+    handle = await three_steps.run()
+    await bench.until(lambda: point in ran)
+    await asyncio.sleep(0.02)
+    async with bench.second_worker(three_steps) as second:
+        second.let_leases_run_out()
+        await bench.until(lambda: ran.count(point) == 2)
+        assert await second.result(handle.exec_id, three_steps) == ["a", "b", "c"]
+        history = await bench.recorded(handle.exec_id)
+        held.set()
+        gate.set()
+        assert await bench.result(handle.exec_id, three_steps) == ["a", "b", "c"]
+        await bench.until(lambda: not bench.runtime.worker.runners)
+        assert await bench.recorded(handle.exec_id) == history
+    events = await bench.events(handle.exec_id)
+    assert set(bench.outcomes_by_path(events).values()) == {1}
+    assert Counter(ran) == {**dict.fromkeys("abc", 1), point: 2}
+    assert sum(isinstance(event, ExecutionRecovered) for event in events) == 1
+
+
+async def test_an_event_of_a_newer_version_ends_the_pass_of_a_body_that_waits(bench: Any) -> None:
+    at["held"] = lambda: asyncio.sleep(3600)
+    handle = await leaves_a_submitted_call.run()
+    await bench.until(lambda: "held" in ran)
+    await asyncio.sleep(0.1)
+    version = len(await bench.recorded(handle.exec_id))
+    await bench.runtime.journal.append(
+        Append(
+            stream=stream_of(handle.exec_id),
+            events=(NewEvent("from_the_future", b"{}"),),
+            expected_version=version,
+        )
+    )
+    await bench.until(lambda: handle.exec_id not in bench.runtime.worker.runners)
+    assert len(await bench.recorded(handle.exec_id)) == version + 1

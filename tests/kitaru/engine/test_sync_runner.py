@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import kitaru
+from journal import Append, NewEvent
 from kitaru import KitaruCancelled, Retry, checkpoint, flow
 from kitaru.domain.execution.events import (
     CancelRequested,
@@ -20,10 +21,13 @@ from kitaru.domain.execution.events import (
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionFailed,
+    ExecutionRecovered,
     FlowAttemptFailed,
 )
 from kitaru.engine.codec import Codec
+from kitaru.engine.executions import stream_of
 from kitaru.operations import executions
+from kitaru.operations.waits import give_input
 
 ran: list[str] = []
 at: dict[str, Any] = {}
@@ -102,7 +106,7 @@ async def cancelled_at(bench: Any, point: str, body: Any, *, twice: str | None =
     """The id of an execution that was cancelled once when it came to this point."""
     handle: Any = None
     known = threading.Event()
-    cancels = []
+    cancels: list[int] = []
 
     def cancel() -> None:
         known.wait()
@@ -540,3 +544,81 @@ async def test_a_journal_that_fails_at_any_append_loses_and_doubles_nothing(
             # and was not written yet runs again.
             bodies = {name: n for name, n in Counter(ran).items() if name not in ("pass", "f")}
             assert sum(bodies.values()) <= 5, bodies
+
+
+# owners
+
+
+@flow
+def three_steps() -> list[str]:
+    return [step("a"), step("b"), step.submit("c").result()]
+
+
+@pytest.mark.parametrize("point", ["a", "b", "c"])
+async def test_a_worker_that_was_taken_for_dead_records_nothing_more(
+    bench: Any, point: str, gate: threading.Event
+) -> None:
+    at[point] = lambda: gate.wait() if ran.count(point) == 1 else None
+    handle = await three_steps.aio.run()
+    await bench.until(lambda: point in ran)
+    async with bench.second_worker(three_steps) as second:
+        second.let_leases_run_out()
+        await bench.until(lambda: ran.count(point) == 2)
+        assert await second.result(handle.exec_id, three_steps) == ["a", "b", "c"]
+        history = await bench.recorded(handle.exec_id)
+        gate.set()
+        assert await bench.result(handle.exec_id, three_steps) == ["a", "b", "c"]
+        await bench.until(lambda: not bench.runtime.worker.runners)
+        assert await bench.recorded(handle.exec_id) == history
+    events = await bench.events(handle.exec_id)
+    assert set(bench.outcomes_by_path(events).values()) == {1}
+    assert Counter(ran) == {**dict.fromkeys("abc", 1), point: 2}
+    assert sum(isinstance(event, ExecutionRecovered) for event in events) == 1
+
+
+# what clients write
+
+
+@flow
+def asks() -> str:
+    return kitaru.wait(schema=str, name="answer")
+
+
+async def test_an_answer_that_comes_before_the_question_is_known_to_be_durable_counts(
+    bench: Any,
+) -> None:
+    handle = await asks.aio.run()
+
+    def answer(append: Append) -> None:
+        # The question is in the journal, and its writer has not come back to its flow yet.
+        if append.lease is None or append.events[-1].type != "wait_requested":
+            return
+        bench.in_body(give_input(bench.runtime, handle.exec_id, "answer", "yes"))
+        threading.Event().wait(0.05)
+
+    bench.faults.after_append = answer
+    crashed = "asked-again"
+    history = (await bench.recorded(handle.exec_id))[:1]
+    handle = type("Crashed", (), {"exec_id": crashed})
+    await bench.crashed_after(asks, history, crashed)
+    assert await bench.result(crashed, asks) == "yes"
+
+
+async def test_an_event_of_a_newer_version_ends_the_pass_of_a_body_that_waits(
+    bench: Any, gate: threading.Event
+) -> None:
+    at["held"] = gate.wait
+    handle = await waits_for_a_future.aio.run()
+    await bench.until(lambda: "held" in ran)
+    version = len(await bench.recorded(handle.exec_id))
+    await bench.runtime.journal.append(
+        Append(
+            stream=stream_of(handle.exec_id),
+            events=(NewEvent("from_the_future", b"{}"),),
+            expected_version=version,
+        )
+    )
+    await bench.until(lambda: handle.exec_id not in bench.runtime.worker.runners)
+    gate.set()
+    await asyncio.sleep(0.05)
+    assert len(await bench.recorded(handle.exec_id)) == version + 1

@@ -82,7 +82,7 @@ def test_an_end_is_final_until_somebody_reopens_the_execution(
 def test_what_comes_after_a_divergence_does_not_set_it_going(
     data: st.DataObject, any_event: Any
 ) -> None:
-    on_its_way = (
+    on_its_way: tuple[ExecutionEvent, ...] = (
         CheckpointStarted(path="c", name="c", attempt=1),
         CheckpointFailed(path="c", name="c", attempt=1, error=ERROR, retry_at=5),
         DONE,
