@@ -38,8 +38,9 @@ async def _serve(targets: Sequence[str], ready: Callable[[list[str]], None]) -> 
         for flow in flows:
             runtime.worker.registry.serve(flow.reference, flow.definition)
         runtime.worker.look_now()
-        ready(runtime.worker.registry.names)
+        # Before anybody is told that it is ready, and may tell it to stop.
         stopped = _signalled()
+        ready(runtime.worker.registry.names)
         if targets:
             await stopped.wait()
         else:

@@ -581,25 +581,25 @@ async def test_a_worker_that_was_taken_for_dead_records_nothing_more(
 
 @flow
 def asks() -> str:
-    return kitaru.wait(schema=str, name="answer")
+    answer: str = kitaru.wait(schema=str, name="answer")
+    return answer
 
 
 async def test_an_answer_that_comes_before_the_question_is_known_to_be_durable_counts(
     bench: Any,
 ) -> None:
     handle = await asks.aio.run()
+    history = (await bench.recorded(handle.exec_id))[:1]
+    crashed = "asked-again"
 
     def answer(append: Append) -> None:
         # The question is in the journal, and its writer has not come back to its flow yet.
-        if append.lease is None or append.events[-1].type != "wait_requested":
+        if append.stream != stream_of(crashed) or append.events[-1].type != "wait_requested":
             return
-        bench.in_body(give_input(bench.runtime, handle.exec_id, "answer", "yes"))
+        bench.in_body(give_input(bench.runtime, crashed, "answer", "yes"))
         threading.Event().wait(0.05)
 
     bench.faults.after_append = answer
-    crashed = "asked-again"
-    history = (await bench.recorded(handle.exec_id))[:1]
-    handle = type("Crashed", (), {"exec_id": crashed})
     await bench.crashed_after(asks, history, crashed)
     assert await bench.result(crashed, asks) == "yes"
 
