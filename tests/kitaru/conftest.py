@@ -25,6 +25,7 @@ from kitaru.bootstrap import Runtime, current_runtime
 from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointStarted,
     ExecutionEvent,
     FlowAttemptFailed,
     TimerFired,
@@ -215,6 +216,13 @@ class Bench:
                 case _:
                     pass
         return counts
+
+    async def started_calls(self, exec_id: str, count: int) -> None:
+        """Waits until it is written down that so many calls run."""
+        end = time.monotonic() + DEADLINE_SECONDS
+        while sum(isinstance(e, CheckpointStarted) for e in await self.events(exec_id)) < count:
+            assert time.monotonic() < end, "no call is said to run"
+            await asyncio.sleep(0.005)
 
     async def until(self, holds: Any) -> None:
         """Waits until something is true."""

@@ -628,7 +628,8 @@ async def test_an_event_of_a_newer_version_ends_the_pass_of_a_body_that_waits(be
     at["held"] = lambda: asyncio.sleep(3600)
     handle = await leaves_a_submitted_call.run()
     await bench.until(lambda: "held" in ran)
-    await asyncio.sleep(0.1)
+    # Nothing of its own is left to be written, so that it can hear of the event only from others.
+    await bench.started_calls(handle.exec_id, 1)
     version = len(await bench.recorded(handle.exec_id))
     await bench.runtime.journal.append(
         Append(

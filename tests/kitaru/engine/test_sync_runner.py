@@ -610,6 +610,8 @@ async def test_an_event_of_a_newer_version_ends_the_pass_of_a_body_that_waits(
     at["held"] = gate.wait
     handle = await waits_for_a_future.aio.run()
     await bench.until(lambda: "held" in ran)
+    # Nothing of its own is left to be written, so that it can hear of the event only from others.
+    await bench.started_calls(handle.exec_id, 1)
     version = len(await bench.recorded(handle.exec_id))
     await bench.runtime.journal.append(
         Append(
