@@ -89,13 +89,14 @@ class FaultyJournal:
     async def append(self, append: Append) -> Appended:
         return self.append_blocking(append)
 
-    def append_soon(self, append: Append) -> "asyncio.Future[Appended]":
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+    def append_soon(
+        self, append: Append, done: Callable[[Appended | None, BaseException | None], None]
+    ) -> None:
+        call_soon = asyncio.get_running_loop().call_soon
         try:
-            future.set_result(self.append_blocking(append))
+            call_soon(done, self.append_blocking(append), None)
         except JournalError as error:
-            future.set_exception(error)
-        return future
+            call_soon(done, None, error)
 
     def append_blocking(self, append: Append) -> Appended:
         if not self._faults.is_now():
