@@ -159,7 +159,7 @@ class OwnedExecution:
             expected_version=self.version,
             head=None if state is self.state else head_of(state),
             lease=self.lease,
-            release=state.status not in _GOING_ON or isinstance(events[-1], ExecutionParked),
+            release=state.status not in _GOING_ON or isinstance(batch[-1].event, ExecutionParked),
             blobs=blobs,
         )
         return append, state
