@@ -290,6 +290,7 @@ def replay(folder: str, rounds: int) -> dict[str, Any]:
     fail_file = os.path.join(folder, "fail")
     os.environ["BENCH_FAIL_FILE"] = fail_file
     rates: dict[str, list[float]] = {"sync": [], "async": [], "raw": []}
+    cpu: dict[str, list[float]] = {"sync": [], "async": []}
     for number in range(rounds):
         scratch = os.path.join(folder, f"replay-{number}")
         os.mkdir(scratch)
@@ -301,14 +302,16 @@ def replay(folder: str, rounds: int) -> dict[str, Any]:
                 handle.wait()
             except kitaru.KitaruUserCodeError:
                 Path(fail_file).unlink()
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             kitaru.KitaruClient().executions.retry(handle.exec_id)
             handle.wait()
             rates[kind].append(5000 / (time.perf_counter() - began))
+            cpu[kind].append((time.process_time() - busy) / 5000 * 1e6)
     marks.clear()
     raw = statistics.median(rates["raw"])
     return {
         **{f"{kind}_checkpoints_per_s": summary(rates[kind], 0) for kind in ("sync", "async")},
+        **{f"{kind}_cpu_us_per_checkpoint": summary(cpu[kind], 1) for kind in cpu},
         **{
             f"{kind}_ratio_to_raw_reads": round(statistics.median(rates[kind]) / raw, 3)
             for kind in ("sync", "async")
