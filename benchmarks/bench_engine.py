@@ -9,6 +9,7 @@ Scratch files go to --dir, which must be on the disk to be measured.
 
 import argparse
 import asyncio
+import functools
 import gc
 import itertools
 import json
@@ -27,6 +28,8 @@ from typing import Any
 
 import kitaru
 from kitaru import checkpoint, flow
+from kitaru.bootstrap import blocking, current_runtime
+from kitaru.operations import executions
 
 PAYLOAD = {
     "ok": True,
@@ -104,6 +107,40 @@ def raw_commit_us(folder: str, count: int) -> float:
     return statistics.median(times) * 1e6
 
 
+def raw_rows_per_s(folder: str) -> float:
+    """Rows per second that sqlite3 writes in FULL commits of a thousand."""
+    connection = sqlite3.connect(os.path.join(folder, "raw_many.db"), isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INT, body BLOB)")
+    rates = []
+    for _ in range(10):
+        rows = [(number, b"x" * EVENT_BYTES) for number in range(1000)]
+        began = time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("INSERT INTO t (n, body) VALUES (?, ?)", rows)
+        connection.execute("COMMIT")
+        rates.append(1000 / (time.perf_counter() - began))
+    connection.close()
+    return statistics.median(rates)
+
+
+def raw_reads_per_s(folder: str) -> float:
+    """Rows per second that sqlite3 reads in one query, each decoded from JSON."""
+    connection = sqlite3.connect(os.path.join(folder, "raw_read.db"), isolation_level=None)
+    connection.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, body BLOB)")
+    body = json.dumps({"checkpoint": "book", "attempt": 1, "result": PAYLOAD}).encode()
+    connection.execute("BEGIN")
+    connection.executemany("INSERT INTO t (body) VALUES (?)", [(body,)] * 5000)
+    connection.execute("COMMIT")
+    began = time.perf_counter()
+    rows = connection.execute("SELECT id, body FROM t ORDER BY id").fetchall()
+    found = {number: json.loads(stored)["result"] for number, stored in rows}
+    rate = len(found) / (time.perf_counter() - began)
+    connection.close()
+    return rate
+
+
 def between_marks_us() -> float:
     """The median microseconds from one step to the next."""
     gaps = [later - earlier for earlier, later in itertools.pairwise(marks)]
@@ -153,19 +190,25 @@ def sequential(folder: str, rounds: int) -> dict[str, Any]:
 def fanout(folder: str, rounds: int) -> dict[str, Any]:
     """1,000 executions of 5 checkpoints, started at once in one async process."""
     rates: list[float] = []
+    ratios: list[float] = []
+    cpu: list[float] = []
     memory: list[float] = []
 
-    async def once() -> None:
+    async def once(count: int) -> float:
         began = time.perf_counter()
-        handles = [trip_async.run(5) for _ in range(1000)]
+        handles = [trip_async.run(5) for _ in range(count)]
         await asyncio.gather(*(handle.wait() for handle in handles))
-        rates.append(5000 / (time.perf_counter() - began))
+        return 5 * count / (time.perf_counter() - began)
 
     async def every() -> None:
         async with kitaru.runtime():
             await trip_async.run(20).wait()
             for _ in range(rounds):
-                await once()
+                raw = raw_rows_per_s(folder)
+                busy = time.process_time()
+                rates.append(await once(1000))
+                cpu.append((time.process_time() - busy) / 5000 * 1e6)
+                ratios.append(rates[-1] / raw)
                 gc.collect()
                 memory.append(rss_mib())
 
@@ -173,31 +216,75 @@ def fanout(folder: str, rounds: int) -> dict[str, Any]:
     marks.clear()
     return {
         "checkpoints_per_s": summary(rates, 0),
+        "ratio_to_raw_rows": summary(ratios, 3),
+        "cpu_us_per_checkpoint": summary(cpu, 0),
         "rss_mib_after_each_round": [round(value, 1) for value in memory],
-        "rss_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "rss_peak_mib": peak_mib(),
+    }
+
+
+def crowd(folder: str, rounds: int) -> dict[str, Any]:
+    """10,000 executions of 5 checkpoints at once: what the memory does, in a process of its own."""
+    program = (
+        "import asyncio, json, time, bench_engine as bench, kitaru\n"
+        "async def main():\n"
+        "    async with kitaru.runtime():\n"
+        "        await bench.trip_async.run(20).wait()\n"
+        "        before, began = bench.rss_mib(), time.perf_counter()\n"
+        "        handles = [bench.trip_async.run(5) for _ in range(COUNT)]\n"
+        "        await asyncio.gather(*(handle.wait() for handle in handles))\n"
+        "        print(json.dumps({'checkpoints_per_s': round(5 * COUNT / (time.perf_counter()"
+        " - began)), 'rss_before_mib': round(before, 1), 'rss_peak_mib': bench.peak_mib()}))\n"
+        "asyncio.run(main())\n"
+    )
+    return {
+        f"{count}": json.loads(
+            subprocess.run(
+                [sys.executable, "-c", program.replace("COUNT", str(count))],
+                check=True,
+                capture_output=True,
+                cwd=Path(__file__).parent,
+            ).stdout
+        )
+        for count in (1_000, 10_000)
     }
 
 
 def start(folder: str, rounds: int) -> dict[str, Any]:
-    """Starting an empty flow and waiting for it, one after another."""
-    times: dict[str, list[float]] = {"sync": [], "async": []}
-    raw = raw_commit_us(folder, 500)
-    for _ in range(100 * rounds):
-        began = time.perf_counter()
-        trip.run(0).wait()
-        times["sync"].append((time.perf_counter() - began) * 1e6)
+    """`.run()` until the start is durable, and until an empty flow has ended."""
+    times: dict[str, list[float]] = {
+        name: [] for name in ("sync_durable", "sync_ended", "async_durable", "async_ended", "raw")
+    }
+
+    def note(name: str, began: float) -> None:
+        times[name].append((time.perf_counter() - began) * 1e6)
 
     async def asynchronous() -> None:
         async with kitaru.runtime():
-            for _ in range(100 * rounds):
+            for _ in range(100):
                 began = time.perf_counter()
-                await trip_async.run(0).wait()
-                times["async"].append((time.perf_counter() - began) * 1e6)
+                handle = await trip_async.run(0)
+                note("async_durable", began)
+                await handle.wait()
+                note("async_ended", began)
 
-    asyncio.run(asynchronous())
+    for _ in range(rounds):
+        times["raw"].append(raw_commit_us(folder, 200))
+        for _ in range(100):
+            began = time.perf_counter()
+            handle = trip.run(0)
+            note("sync_durable", began)
+            handle.wait()
+            note("sync_ended", began)
+        asyncio.run(asynchronous())
+    p50 = {name: statistics.median(values) for name, values in times.items()}
     return {
-        "raw_us": round(raw),
-        **{f"{kind}_p50_us": round(statistics.median(values)) for kind, values in times.items()},
+        **{f"{name}_p50_us": round(value) for name, value in p50.items()},
+        **{
+            f"{name}_ratio": round(value / p50["raw"], 2)
+            for name, value in p50.items()
+            if name != "raw"
+        },
     }
 
 
@@ -205,8 +292,12 @@ def replay(folder: str, rounds: int) -> dict[str, Any]:
     """Replaying 5,000 recorded checkpoints of a failed execution that is retried."""
     fail_file = os.path.join(folder, "fail")
     os.environ["BENCH_FAIL_FILE"] = fail_file
-    rates: dict[str, list[float]] = {"sync": [], "async": []}
-    for _ in range(rounds):
+    rates: dict[str, list[float]] = {"sync": [], "async": [], "raw": []}
+    cpu: dict[str, list[float]] = {"sync": [], "async": []}
+    for number in range(rounds):
+        scratch = os.path.join(folder, f"replay-{number}")
+        os.mkdir(scratch)
+        rates["raw"].append(raw_reads_per_s(scratch))
         for kind, body in (("sync", crashing_trip), ("async", crashing_trip_async)):
             Path(fail_file).touch()
             handle = body.sync.run(5000, fail=True)
@@ -214,37 +305,59 @@ def replay(folder: str, rounds: int) -> dict[str, Any]:
                 handle.wait()
             except kitaru.KitaruUserCodeError:
                 Path(fail_file).unlink()
-            began = time.perf_counter()
-            kitaru.KitaruClient().executions.retry(handle.exec_id)
+            began, busy = time.perf_counter(), time.process_time()
+            # Not the client's retry, which also reads the execution for its caller.
+            reopened = functools.partial(
+                executions.reopen, current_runtime(), handle.exec_id, "retry"
+            )
+            blocking(current_runtime(), reopened)
             handle.wait()
             rates[kind].append(5000 / (time.perf_counter() - began))
+            cpu[kind].append((time.process_time() - busy) / 5000 * 1e6)
     marks.clear()
-    return {f"{kind}_checkpoints_per_s": summary(values, 0) for kind, values in rates.items()}
+    raw = statistics.median(rates["raw"])
+    return {
+        **{f"{kind}_checkpoints_per_s": summary(rates[kind], 0) for kind in ("sync", "async")},
+        **{f"{kind}_cpu_us_per_checkpoint": summary(cpu[kind], 1) for kind in cpu},
+        **{
+            f"{kind}_ratio_to_raw_reads": round(statistics.median(rates[kind]) / raw, 3)
+            for kind in ("sync", "async")
+        },
+        "raw_reads_per_s": summary(rates["raw"], 0),
+    }
 
 
 def imports(folder: str, rounds: int) -> dict[str, Any]:
     """Milliseconds that one import adds to a fresh interpreter, and the CLI's list."""
+    # With bytecode, as it is wherever a package has been imported once.
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": os.path.join(folder, "bytecode")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
-    def process_ms(*command: str) -> float:
+    def process_ms(*arguments: str) -> float:
         times = []
-        for _ in range(max(7, rounds)):
+        for _ in range(max(7, rounds) + 1):
             began = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            command = [sys.executable, *arguments]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
             times.append((time.perf_counter() - began) * 1e3)
-        return statistics.median(times)
+        return statistics.median(times[1:])
 
-    bare = process_ms(sys.executable, "-c", "pass")
+    bare = process_ms("-c", "pass")
     trip.run(1).wait()
     return {
         "bare_python_ms": round(bare, 1),
-        "import_kitaru_ms": round(process_ms(sys.executable, "-c", "import kitaru") - bare, 1),
-        "import_flow_ms": round(
-            process_ms(sys.executable, "-c", "from kitaru import flow, checkpoint") - bare, 1
+        "import_kitaru_ms": round(process_ms("-c", "import kitaru") - bare, 1),
+        "import_asyncio_sqlite3_json_ms": round(
+            process_ms("-c", "import asyncio, sqlite3, json") - bare, 1
         ),
-        "executions_list_ms": round(
-            process_ms(sys.executable, "-m", "kitaru", "executions", "list")
-        ),
+        "import_flow_ms": round(process_ms("-c", "from kitaru import flow, checkpoint") - bare, 1),
+        "executions_list_ms": round(process_ms("-m", "kitaru", "executions", "list")),
     }
+
+
+def peak_mib() -> float:
+    """The most memory that this process ever had resident."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def rss_mib() -> float:
@@ -258,6 +371,7 @@ def rss_mib() -> float:
 SCENARIOS = {
     "sequential": sequential,
     "fanout": fanout,
+    "crowd": crowd,
     "start": start,
     "replay": replay,
     "imports": imports,

@@ -49,7 +49,7 @@ async def waiting(body: Any, count: int, timeout: float) -> dict[str, float]:
     for handle in handles:
         await handle
     for handle in handles:
-        while handle.status != "waiting" or (
+        while handle.status != "waiting" or (  # noqa: ASYNC110 - the journal alone knows
             timeout == 0 and handle.exec_id in runtime.worker.runners
         ):
             await asyncio.sleep(0.02)
@@ -96,7 +96,8 @@ async def main() -> None:
         return
     for name, result in results.items():
         print(
-            f"{name:14} {result['count']:>6} executions  {result['bytes_each'] / 1024:6.1f} KiB each"
+            f"{name:14} {result['count']:>6} executions"
+            f"  {result['bytes_each'] / 1024:6.1f} KiB each"
             f"  {result['threads_more']:+.0f} threads"
             f"  signal to resumed p50 {result['signal_to_resumed_p50_ms']:.2f} ms"
             f"  p99 {result['signal_to_resumed_p99_ms']:.2f} ms"

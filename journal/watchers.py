@@ -54,8 +54,10 @@ class Watchers:
             published = self._untold.popleft()
             events += published
             read_again = read_again or not published
-        by_stream = _by_stream(events)
-        for stream, watcher in tuple(self._watchers.values()):
+        watchers = tuple(self._watchers.values())
+        is_one_watched = any(stream is not None for stream, _ in watchers)
+        by_stream = _by_stream(events) if is_one_watched else {}
+        for stream, watcher in watchers:
             news = events if stream is None else by_stream.get(stream, ())
             if news:
                 self._call(watcher, news)

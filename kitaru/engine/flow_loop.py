@@ -121,6 +121,11 @@ class FlowLoop(asyncio.AbstractEventLoop):
             sys.set_asyncgen_hooks(*hooks)
             events._set_running_loop(outer)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything of the body is ready to run, beside what runs now."""
+        return bool(self._ready)
+
     def advance_clock(self, instant: int) -> None:
         """Sets the body's time to a recorded instant (microseconds); it never goes back."""
         self._now = max(self._now, instant)

@@ -54,6 +54,13 @@ class Host(Protocol):
         """Runs a function on a worker thread without waiting for it; callable from every thread."""
         ...
 
+    def spawn_body(self, function: Callable[[], None]) -> None:
+        """Runs a sync flow's body on a thread that it has for itself; callable from every thread.
+
+        A daemon thread: a script that ends leaves its executions in the journal, and does not hang.
+        """
+        ...
+
     def watch_duration(self, started: "Started") -> None:
         """Calls `note_started` when the call has run for some milliseconds; from every thread."""
         ...

@@ -161,15 +161,12 @@ class SyncRunner:
     # the pass
 
     def begin(self) -> None:
-        """Starts the body on a thread of its own."""
-        # A daemon: a script that ends leaves its executions in the journal, and does not hang.
-        thread = threading.Thread(
-            target=self._run, name=f"kitaru-flow-{self.exec_id[:8]}", daemon=True
-        )
-        thread.start()
+        """Starts the body on a thread that it has for itself."""
+        self.host.spawn_body(self._run)
 
     def _run(self) -> None:
         self._thread = threading.get_ident()
+        threading.current_thread().name = f"kitaru-flow-{self.exec_id[:8]}"
         event: ExecutionEvent | None = None
         error: Exception | None = None
         try:

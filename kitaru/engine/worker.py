@@ -83,6 +83,8 @@ class Worker:
         self.runners: dict[str, Runner] = {}
         self._endings: dict[str, list[asyncio.Future[Ending]]] = {}
         self._threads = DaemonThreads(CHECKPOINT_THREADS, "kitaru-checkpoint")
+        # More than there are flows at once: one that ends frees its place before its thread.
+        self._body_threads = DaemonThreads(2 * SYNC_FLOWS_AT_ONCE, "kitaru-flow")
         self._heartbeat = Heartbeat(journal, lease_seconds, self._lease_lost, _renewal_failed)
         self._random = random.Random()  # noqa: S311
         self._unloadable: dict[str, str] = {}
@@ -157,6 +159,10 @@ class Worker:
     def spawn(self, function: Callable[[], None]) -> None:
         """Runs a function on a worker thread."""
         self._threads.submit(function)
+
+    def spawn_body(self, function: Callable[[], None]) -> None:
+        """Runs a sync flow's body on a thread that is made for it, or that another has left."""
+        self._body_threads.submit(function)
 
     def jitter(self) -> float:
         """A random number from 0 to 1."""

@@ -152,11 +152,7 @@ class _Source:
         runner = self._async_runner(f"{self.name}()")
         options = self._call_options(kwargs)
         named = self.definition.binder.name_all(args, kwargs)
-
-        def make(path: str) -> Call:
-            return Call(self.definition, path, site, named)
-
-        call = runner.new_call(make, self.name, options.id)
+        call = Call(self.definition, runner.new_path(self.name, options.id), site, named)
         needed = _after_async(options.after)
         return _after_all(runner, call, needed) if needed else runner.perform(call)
 

@@ -192,6 +192,93 @@ async def test_a_crash_at_every_event_changes_nothing(body: Any) -> None:
             assert repeated == []
 
 
+# A replay takes the very steps of the live pass, also where it need not wait for what is recorded:
+# whatever else of the body is ready, or cancelled, has its turn at the same place.
+
+steps: list[str] = []
+
+
+async def step(name: str, count: int) -> None:
+    for n in range(count):
+        steps.append(f"{name}{n}")
+        await asyncio.sleep(0)
+
+
+async def call(name: str) -> None:
+    try:
+        steps.append(f"{name} asks")
+        await add_async(name, 1)
+        steps.append(f"{name} has")
+    except asyncio.CancelledError:
+        steps.append(f"{name} is cancelled")
+        raise
+
+
+@flow
+async def stepping(start: int) -> list[str]:
+    steps.clear()
+    loop = asyncio.get_running_loop()
+    await call("alone")
+    other = asyncio.ensure_future(step("beside", 3))
+    await call("with another")
+    loop.call_soon(steps.append, "soon")
+    await call("with a callback")
+    await asyncio.gather(call("first"), call("second"), step("third", 2))
+    waiting = asyncio.ensure_future(call("to be cancelled"))
+    await call("before the cancellation")
+    waiting.cancel()
+    await call("after the cancellation")
+    myself = asyncio.current_task()
+    assert myself is not None
+    myself.cancel()
+    try:
+        await call("my own")
+    except asyncio.CancelledError:
+        myself.uncancel()
+    async with asyncio.timeout(60):
+        await call("limited")
+    try:
+        await fails("failing")
+    except OwnError:
+        steps.append("failed")
+    await asyncio.gather(other, waiting, return_exceptions=True)
+    await call("last")
+    return list(steps)
+
+
+async def test_a_replay_takes_the_steps_of_the_live_pass() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        result, history = await recorded_by(runtime, stepping)
+        for count in range(1, len(history)):
+            await replanted(runtime, stepping, history[:count], f"again-{count}")
+            assert await result_of(runtime, f"again-{count}", stepping) == result
+
+
+passes: list[int] = []
+
+
+@flow(retries=1)
+async def cancelling_itself_at_the_second_attempt(start: int) -> str:
+    passes.append(start)
+    myself = asyncio.current_task()
+    assert myself is not None
+    if len(passes) == 2:
+        myself.cancel()
+    try:
+        await add_async("kept", start)
+    except asyncio.CancelledError:
+        myself.uncancel()
+        return "cancelled"
+    raise OwnError("again")
+
+
+async def test_what_is_kept_does_not_hide_a_cancellation() -> None:
+    passes.clear()
+    async with kitaru.runtime(journal="memory://"):
+        assert await cancelling_itself_at_the_second_attempt.run(1).wait() == "cancelled"
+
+
 # What a finished execution was made of goes with it: nothing of it waits for the garbage collector,
 # whose work grows with all that is alive, or for the next commit.
 
