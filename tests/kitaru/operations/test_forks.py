@@ -1,7 +1,9 @@
 """Forks: what came before the anchor is reused, everything else runs, and the source stays."""
 
 import asyncio
+import contextlib
 import hashlib
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -468,3 +470,413 @@ async def check_program(body: AnyFlow, data: st.DataObject) -> None:
             assert sorted(ran(own)) == sorted(now_asked.keys() - reusable)
             assert sorted(taken(own)) == sorted(reusable)
             source, asked = fork.exec_id, now_asked
+
+
+# Sources of every state.
+
+
+gates: dict[str, threading.Event] = {}
+
+
+@checkpoint
+def gated(name: str) -> str:
+    runs.append(f"gated {name}")
+    gates[name].wait(60)
+    return name
+
+
+@flow
+def held(name: str) -> list[Any]:
+    return [add("first", 1), gated(name), add("last", 2)]
+
+
+async def until_run(what: str) -> None:
+    async with asyncio.timeout(30):
+        while what not in runs:  # noqa: ASYNC110 - the body runs on another thread
+            await asyncio.sleep(0.001)
+
+
+async def test_a_running_source_goes_on_undisturbed() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        runs.clear()
+        gates["here"] = threading.Event()
+        source = await held.aio.run("here")
+        await until_run("gated here")
+        # That the call has begun is written down when it has lasted for a while.
+        while len(await history_of(runtime, source.exec_id)) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        before = await history_of(runtime, source.exec_id)
+        head = await runtime.journal.head(stream_of(source.exec_id))
+        with pytest.raises(kitaru.KitaruUsageError, match="has come to: add, gated"):
+            await held.aio.replay(source.exec_id, from_="add#2")
+        fork = await held.aio.replay(
+            source.exec_id, from_="gated", overrides={"checkpoint.gated": "given"}
+        )
+        assert await fork.wait(30) == [2, "given", 3]
+        other = await held.aio.replay(source.exec_id, from_="gated")
+        assert await history_of(runtime, source.exec_id) == before
+        assert await runtime.journal.head(stream_of(source.exec_id)) == head
+        gates["here"].set()
+        assert await source.wait(30) == await other.wait(30) == [2, "here", 3]
+        assert ran(await history_of(runtime, other.exec_id)) == ["gated", "add#2"]
+        assert (await history_of(runtime, source.exec_id))[: len(before)] == before
+
+
+outcome = {"of": "fails"}
+
+
+@checkpoint
+def sometimes(value: int) -> int:
+    runs.append("sometimes")
+    if outcome["of"] == "fails":
+        raise OwnError("not today")
+    return value
+
+
+@flow(retries=1)
+def mended(start: int) -> int:
+    return sometimes(add("before", start))
+
+
+@flow(retries=1)
+async def mended_async(start: int) -> int:
+    return await sometimes.aio(await add_async("before", start))
+
+
+@pytest.mark.parametrize("body", [mended_async, mended], ids=["async", "sync"])
+async def test_a_failed_source_is_forked_from_where_it_failed(body: AnyFlow) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        outcome["of"] = "fails"
+        source = await body.aio.run(1)
+        with pytest.raises(kitaru.KitaruUserCodeError):
+            await source.wait(30)
+        outcome["of"] = "works"
+        runs.clear()
+        fork = await body.aio.replay(source.exec_id, from_="sometimes")
+        assert await fork.wait(30) == 2
+        assert runs == ["sometimes"]
+        execution = await kitaru.AsyncKitaruClient().executions.get(source.exec_id)
+        assert execution.status is ExecutionStatus.FAILED
+        assert ran(await history_of(runtime, fork.exec_id)) == ["sometimes"]
+
+
+@flow(retries=1)
+async def caught(start: int) -> list[Any]:
+    try:
+        first = str(await sometimes.aio(start))
+    except OwnError as error:
+        first = str(error)
+    return [first, await echo.aio(len(first)), await sometimes.aio(start, id="again")]
+
+
+async def test_a_reused_failure_is_tried_again_by_the_forks_next_attempt() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        outcome["of"] = "fails"
+        source = await caught.with_options(retries=0).run(1)
+        with pytest.raises(kitaru.KitaruUserCodeError):
+            await source.wait(30)
+        runs.clear()
+        fork = await caught.with_options(retries=0).replay(source.exec_id, from_="again")
+        with pytest.raises(kitaru.KitaruUserCodeError):
+            await fork.wait(30)
+        assert runs == ["sometimes"]
+        assert taken(await history_of(runtime, fork.exec_id)) == ["sometimes", "echo"]
+        outcome["of"] = "works"
+        await kitaru.AsyncKitaruClient().executions.retry(fork.exec_id)
+        assert await fork.wait(30) == ["1", 1, 1]
+
+
+async def test_a_cancelled_source_is_forked_and_its_cancel_request_is_not() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runs.clear()
+        gates["cancelled"] = threading.Event()
+        source = await held.aio.run("cancelled")
+        await until_run("gated cancelled")
+        await kitaru.AsyncKitaruClient().executions.cancel(source.exec_id)
+        gates["cancelled"].set()
+        with pytest.raises(kitaru.KitaruCancelledError):
+            await source.wait(30)
+        fork = await held.aio.replay(source.exec_id, from_="gated")
+        assert await fork.wait(30) == [2, "cancelled", 3]
+
+
+code = {"is": "old"}
+
+
+@flow
+async def changing(start: int) -> list[int]:
+    added = 10 if code["is"] == "changed" else 0
+    first = await add_async("one", start + added)
+    if code["is"] == "fewer":
+        return [first]
+    second = await add_async("two", start)
+    return [first, second, await add_async("three", first)]
+
+
+@flow
+def changing_threaded(start: int) -> list[int]:
+    added = 10 if code["is"] == "changed" else 0
+    first = add("one", start + added)
+    if code["is"] == "fewer":
+        return [first]
+    second = add("two", start)
+    return [first, second, add("three", first)]
+
+
+CHANGING = pytest.mark.parametrize("body", [changing, changing_threaded], ids=["async", "sync"])
+
+
+@CHANGING
+async def test_a_diverged_source_is_forked_with_the_new_code(body: AnyFlow) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        code["is"] = "old"
+        whole, _ = await recorded_by(runtime, body, 1)
+        history = await history_of(runtime, whole)
+        code["is"] = "changed"
+        replanted(runtime, body, history[:-1], "diverged")
+        with pytest.raises(kitaru.KitaruDivergenceError):
+            await result_of(runtime, "diverged", body)
+        past = past_of("diverged", history)
+        runs.clear()
+        fork = await body.aio.replay("diverged", from_=list(past.calls)[2])
+        assert await fork.wait(30) == [12, 2, 13]
+        assert runs == ["one", "three"]
+        code["is"] = "old"
+
+
+# What a fork has been given holds like every recorded result: code that no longer asks for it,
+# in a pass after a crash, diverges instead of mixing two worlds.
+
+
+@pytest.mark.parametrize("change", ["changed", "fewer"])
+@CHANGING
+async def test_a_fork_diverges_from_what_it_was_given(body: AnyFlow, change: str) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        code["is"] = "old"
+        source, result = await recorded_by(runtime, body, 1)
+        third = list(past_of(source, await history_of(runtime, source)).calls)[2]
+        fork = await body.aio.replay(source, from_=third)
+        assert await fork.wait(30) == result
+        history = await history_of(runtime, fork.exec_id)
+        told = next(n for n, f in enumerate(history) if isinstance(decode_event(f), OffersTaken))
+        code["is"] = change
+        replanted(runtime, body, history[: told + 1], "crashed")
+        with pytest.raises(kitaru.KitaruDivergenceError):
+            await result_of(runtime, "crashed", body)
+        code["is"] = "old"
+        await executions.resume(runtime, "crashed")
+        assert await result_of(runtime, "crashed", body) == result
+
+
+# Whatever is wrong with the request is told before anything is written.
+
+
+@flow
+async def branches(start: int) -> list[int]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_nested(f"n{n}")) for n in range(2)]
+    return [start, await add_async("x", 1), *(task.result() for task in tasks)]
+
+
+@pytest.mark.parametrize(
+    ("request_of", "error", "text"),
+    [
+        ({"from_": "nope"}, kitaru.KitaruUsageError, "come to no call 'nope'.*add_async"),
+        ({"from_": ""}, kitaru.KitaruUsageError, "from_=''"),
+        ({"from_": None}, kitaru.KitaruUsageError, "from_=None"),
+        ({"overrides": {"add_async": 1}}, kitaru.KitaruUsageError, "did you mean|Did you mean"),
+        ({"overrides": {"checkpoint.": 1}}, kitaru.KitaruUsageError, "names nothing"),
+        ({"overrides": {"checkpoint.x": 1}}, kitaru.KitaruUsageError, "no checkpoint 'x'"),
+        ({"overrides": {"wait.add_async": 1}}, kitaru.KitaruUsageError, "no wait 'add_async'"),
+        ({"overrides": {1: 1}}, kitaru.KitaruUsageError, "a dict is needed"),
+        ({"overrides": ["x"]}, kitaru.KitaruUsageError, "a dict is needed"),
+        (
+            {"overrides": {"checkpoint.add_async": [1, object()]}},
+            kitaru.KitaruSerializationError,
+            r"overrides\['checkpoint.add_async'\]\[1\]",
+        ),
+        ({"start": object()}, kitaru.KitaruSerializationError, "arguments.start"),
+        ({"begin": 1}, kitaru.KitaruUsageError, "begin"),
+        ({"retries": -1}, kitaru.KitaruUsageError, "retries"),
+        ({"cache": 3}, kitaru.KitaruUsageError, "cache"),
+        ({"stack": "x"}, kitaru.KitaruFeatureNotAvailableError, "stack"),
+        ({"idempotency_key": ""}, kitaru.KitaruUsageError, "idempotency key"),
+    ],
+)
+async def test_a_request_that_makes_no_sense_writes_nothing(
+    request_of: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, _ = await recorded_by(runtime, branches, 1)
+        before = await runtime.journal.read_all()
+        options: dict[str, Any] = {"from_": "add_async"} | request_of
+        with pytest.raises(error, match=text):
+            await branches.replay(source, **options)
+        assert await runtime.journal.read_all() == before
+
+
+async def test_a_name_that_several_calls_have_is_ambiguous_unless_it_is_a_path() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, _ = await recorded_by(runtime, branches, 1)
+        past = past_of(source, await history_of(runtime, source))
+        assert past.find("add_async").path == "add_async"
+        assert past.find("task[1]/add_async#2").path == "task[1]/add_async#2"
+        del past.calls["add_async"]
+        with pytest.raises(kitaru.KitaruUsageError, match=r"4 calls named.*task\[2\]/add_async"):
+            past.find("add_async")
+
+
+@pytest.mark.parametrize("exec_id", ["", "  ", 3, "\0", "x" * 501])
+async def test_a_bad_id_of_a_source_is_refused_at_once(exec_id: Any) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        with pytest.raises(kitaru.KitaruUsageError, match="execution id"):
+            branches.replay(exec_id, from_="x")
+
+
+async def test_an_unknown_source_and_one_of_another_flow_are_refused() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, _ = await recorded_by(runtime, branches, 1)
+        before = await runtime.journal.read_all()
+        with pytest.raises(kitaru.KitaruStateError, match="no execution"):
+            await branches.replay("nowhere", from_="add_async")
+        with pytest.raises(kitaru.KitaruUsageError, match="'branches', not of 'changing'"):
+            await changing.replay(source, from_="add_async")
+        assert await runtime.journal.read_all() == before
+
+
+async def test_an_execution_that_has_come_to_nothing_yet_cannot_be_forked() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, _ = await recorded_by(runtime, branches, 1)
+        plant(runtime, (await history_of(runtime, source))[:1], "new", Claim("x", 1_000_000))
+        with pytest.raises(kitaru.KitaruUsageError, match="come to none at all"):
+            await branches.replay("new", from_="add_async")
+
+
+# Waits.
+
+
+class Verdict(Struct):
+    fine: bool
+
+
+schemas: dict[str, Any] = {"now": Verdict}
+
+
+@flow
+def asking(start: int) -> list[Verdict | int | str]:
+    first = kitaru.wait(schema=schemas["now"], name="approve", question="Fine?")
+    late = kitaru.wait(schema=str, name="late", deadline=0.01, default="nobody")
+    return [add("a", start), first, late, add("b", 1)]
+
+
+@flow
+async def asking_async(start: int) -> list[Verdict | int | str]:
+    first = await kitaru.wait(schema=schemas["now"], name="approve", question="Fine?")
+    late = await kitaru.wait(schema=str, name="late", deadline=0.01, default="nobody")
+    return [await add_async("a", start), first, late, await add_async("b", 1)]
+
+
+ASKING = pytest.mark.parametrize("body", [asking_async, asking], ids=["async", "sync"])
+
+
+async def asked(runtime: Runtime, exec_id: str) -> None:
+    executions_ = kitaru.AsyncKitaruClient().executions
+    async with asyncio.timeout(30):
+        while not await executions_.pending_waits(exec_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@ASKING
+async def test_answers_are_kept_replaced_and_asked_for_again(body: AnyFlow) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source = await body.aio.run(1)
+        await asked(runtime, source.exec_id)
+        await waits.give_input(runtime, source.exec_id, "approve", Verdict(True))
+        assert await source.wait(30) == [2, Verdict(True), "nobody", 2]
+        last = list(past_of("", await history_of(runtime, source.exec_id)).calls)[-1]
+
+        kept = await body.aio.replay(source.exec_id, from_=last)
+        assert await kept.wait(30) == [2, Verdict(True), "nobody", 2]
+        assert taken(await history_of(runtime, kept.exec_id))[:2] == ["approve", "late"]
+
+        overrides: dict[str, Any] = {"wait.approve": {"fine": False}, "wait.late": "somebody"}
+        replaced = await body.aio.replay(source.exec_id, from_=last, overrides=overrides)
+        assert await replaced.wait(30) == [2, Verdict(False), "somebody", 2]
+
+        again = await body.aio.replay(source.exec_id, from_="approve")
+        await asked(runtime, again.exec_id)
+        await waits.give_input(runtime, again.exec_id, "approve", Verdict(False))
+        assert await again.wait(30) == [2, Verdict(False), "nobody", 2]
+
+        # A fork of a fork knows the waits that its source did not ask.
+        grandchild = await body.aio.replay(
+            replaced.exec_id, from_=last, overrides={"wait.approve": Verdict(True)}
+        )
+        assert await grandchild.wait(30) == [2, Verdict(True), "somebody", 2]
+
+
+@ASKING
+async def test_a_fork_answers_what_its_source_still_waits_for(body: AnyFlow) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source = await body.aio.run(1)
+        await asked(runtime, source.exec_id)
+        fork = await body.aio.replay(
+            source.exec_id, from_="approve", overrides={"wait.approve": Verdict(True)}
+        )
+        assert await fork.wait(30) == [2, Verdict(True), "nobody", 2]
+        assert source.status is ExecutionStatus.WAITING
+
+
+@pytest.mark.parametrize("answer", [{"fine": "perhaps"}, 3, None, object()])
+async def test_an_override_must_fit_what_was_asked(answer: Any) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source = await asking_async.run(1)
+        await asked(runtime, source.exec_id)
+        before = await runtime.journal.read_all()
+        with pytest.raises(kitaru.KitaruWaitValidationError, match=r"overrides\['wait.approve'\]"):
+            await asking_async.replay(
+                source.exec_id, from_="approve", overrides={"wait.approve": answer}
+            )
+        assert await runtime.journal.read_all() == before
+
+
+@ASKING
+async def test_a_kept_answer_that_the_new_code_cannot_take_is_asked_for_again(
+    body: AnyFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source = await body.aio.run(1)
+        await asked(runtime, source.exec_id)
+        await waits.give_input(runtime, source.exec_id, "approve", Verdict(True))
+        await source.wait(30)
+        last = list(past_of("", await history_of(runtime, source.exec_id)).calls)[-1]
+        monkeypatch.setitem(schemas, "now", int)
+        fork = await body.aio.replay(source.exec_id, from_=last)
+        await asked(runtime, fork.exec_id)
+        await waits.give_input(runtime, fork.exec_id, "approve", 3)
+        assert await fork.wait(30) == [2, 3, "nobody", 2]
+        history = await history_of(runtime, fork.exec_id)
+        assert "approve" not in taken(history)
+        for count in range(len(history) - 8, len(history)):
+            exec_id = f"crashed-{count}"
+            replanted(runtime, body, history[:count], exec_id)
+            result = asyncio.create_task(result_of(runtime, exec_id, body))
+            while not result.done():
+                await asyncio.sleep(0.001)
+                if (await kitaru.AsyncKitaruClient().executions.get(exec_id)).pending_waits:
+                    with contextlib.suppress(kitaru.KitaruStateError):
+                        await waits.give_input(runtime, exec_id, "approve", 3)
+            assert await result == [2, 3, "nobody", 2]
