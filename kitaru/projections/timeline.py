@@ -36,12 +36,16 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.values import StoredValue
+from kitaru.engine.forks import listed
 from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event, offered_event
 from kitaru.projections.executions import CATEGORY
 from kitaru.projections.failures import divergence, failure_of, origin_of
 from kitaru.projections.instants import instant
 from kitaru.projections.views import FailureInfo, View
 from kitaru.status import FailureOrigin
+
+SHORT_ID = 13
+"""How much of an id tells people which execution is meant."""
 
 
 class TimelineEntry(View, frozen=True, kw_only=True):
@@ -118,7 +122,7 @@ def _bare(
 def _words(event: ExecutionEvent) -> str:
     match event:
         case ExecutionStarted(flow=flow, forked_from=ForkedFrom(exec_id=source, anchor=anchor)):
-            return f"fork of {flow} started: of {source}, from {anchor} on"
+            return f"fork of {flow} started: of {source[:SHORT_ID]}, from {anchor} on"
         case ExecutionStarted(flow=flow):
             return f"execution of {flow} started"
         case ExecutionRecovered(previous_owner=owner):
@@ -130,9 +134,9 @@ def _words(event: ExecutionEvent) -> str:
         case EventOffered(overridden=True):
             return "offered: an override"
         case EventOffered(exec_id=source, version=version):
-            return f"offered: event {version} of {source}"
+            return f"offered: event {version} of {source[:SHORT_ID]}"
         case OffersTaken(paths=paths):
-            return f"reused: {', '.join(paths)}"
+            return f"reused: {listed(paths)}"
         case CheckpointStarted():
             return "checkpoint started"
         case CheckpointCompleted():

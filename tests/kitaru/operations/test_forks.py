@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -22,12 +23,14 @@ from kitaru.domain.execution.events import (
     CheckpointFailed,
     EventOffered,
     OffersTaken,
+    TimerFired,
 )
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.executions import fold, head_of, stream_of
 from kitaru.engine.forks import Past
 from kitaru.engine.upcasts import decode_event
 from kitaru.operations import executions, waits
+from kitaru.sdk.checkpoint import AsyncCheckpoint, Checkpoint
 from kitaru.sdk.flow import AsyncFlow, Flow
 
 AnyFlow = Flow[..., Any] | AsyncFlow[..., Any]
@@ -123,6 +126,7 @@ def threaded(start: int) -> list[Any]:
     winner = kitaru.wait_any(futures)
     echo(futures.index(winner))
     dependent = add.submit("dependent", futures[0], after=futures)
+    caught = ""
     try:
         broken("f")
     except OwnError as error:
@@ -191,7 +195,7 @@ def plant(
     try:
         state = ABSENT
         for fact in history:
-            journal._clock = lambda at=fact.recorded_at: at
+            journal._clock = functools.partial(int, fact.recorded_at)
             state = fold(state, [decode_event(fact)])
             journal.append_blocking(
                 Append(
@@ -367,9 +371,9 @@ def program(number: int, start: int) -> int:
             future = mix.submit(paths[0], value, id=paths[0])
             value = mix.submit(f"{place}.then", future, id=f"{place}.then").result()
         elif step.kind == "fails":
-            value = failed(lambda path=paths[0], given=value: refuse(path, given, id=path))
+            value = failed(refuse.with_options(id=paths[0]), paths[0], value)
         else:
-            value = mix(paths[0], value, id=paths[0])
+            value = mix.with_options(id=paths[0])(paths[0], value)
     return value
 
 
@@ -379,26 +383,29 @@ async def program_async(number: int, start: int) -> int:
     for place, step in enumerate(programs[number]):
         paths = [f"{place}.{part}" for part in range(step.width)]
         if step.kind == "fan":
-            value = sum(await asyncio.gather(*(mix.aio(path, value, id=path) for path in paths)))
+            value = sum(await asyncio.gather(*(_aio(path)(path, value) for path in paths)))
         elif step.kind == "chain":
             future = mix.aio.submit(paths[0], value, id=paths[0])
-            value = await mix.aio(f"{place}.then", future, id=f"{place}.then")
+            value = await mix.aio.submit(f"{place}.then", future, id=f"{place}.then")
         elif step.kind == "fails":
             try:
-                value = await refuse.aio(paths[0], value, id=paths[0])
+                value = await refuse.aio.with_options(id=paths[0])(paths[0], value)
             except OwnError as error:
                 value = int(str(error))
         else:
-            value = await mix.aio(paths[0], value, id=paths[0])
+            value = await _aio(paths[0])(paths[0], value)
     return value
 
 
-def failed(call: Any) -> int:
+def _aio(path: str) -> AsyncCheckpoint[[str, int], int]:
+    return mix.aio.with_options(id=path)
+
+
+def failed(call: Checkpoint[[str, int], int], path: str, value: int) -> int:
     try:
-        result: int = call()
+        return call(path, value)
     except OwnError as error:
         return int(str(error))
-    return result
 
 
 def expected(
@@ -448,7 +455,7 @@ async def check_program(body: AnyFlow, data: st.DataObject) -> None:
             overrides = data.draw(
                 st.dictionaries(st.sampled_from(sorted(past.calls)), st.integers(0, 9), max_size=2)
             )
-            inputs = {}
+            inputs: dict[str, Any] = {}
             if data.draw(st.booleans()):
                 start = data.draw(st.integers(1, 2))
                 inputs = {"start": start}
@@ -568,7 +575,7 @@ async def caught(start: int) -> list[Any]:
         first = str(await sometimes.aio(start))
     except OwnError as error:
         first = str(error)
-    return [first, await echo.aio(len(first)), await sometimes.aio(start, id="again")]
+    return [first, await echo.aio(len(first)), await sometimes.aio.with_options(id="again")(start)]
 
 
 async def test_a_reused_failure_is_tried_again_by_the_forks_next_attempt() -> None:
@@ -880,3 +887,262 @@ async def test_a_kept_answer_that_the_new_code_cannot_take_is_asked_for_again(
                     with contextlib.suppress(kitaru.KitaruStateError):
                         await waits.give_input(runtime, exec_id, "approve", 3)
             assert await result == [2, 3, "nobody", 2]
+
+
+# Idempotency keys.
+
+
+async def test_the_same_key_and_request_give_the_same_fork() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, _ = await recorded_by(runtime, changing, 1)
+        paths = list(past_of(source, await history_of(runtime, source)).calls)
+        keyed = changing.with_options(idempotency_key="key")
+
+        def replay(**options: Any) -> kitaru.AsyncFlowHandle[list[int]]:
+            wanted: dict[str, Any] = {
+                "from_": paths[2],
+                "overrides": {"checkpoint.add_async": 5},
+                "start": 2,
+            }
+            return keyed.replay(source, **(wanted | options))
+
+        handles = await asyncio.gather(*(replay() for _ in range(20)))
+        assert len({handle.exec_id for handle in handles}) == 1
+        assert await handles[0].wait(30) == [5, 3, 6]
+        assert (await replay()).exec_id == handles[0].exec_id
+        before = await runtime.journal.read_all()
+        different: list[dict[str, Any]] = [
+            {"from_": paths[1]},
+            {"overrides": {"checkpoint.add_async": 6}},
+            {"overrides": None},
+            {"start": 3},
+        ]
+        for options in different:
+            with pytest.raises(kitaru.KitaruStateError, match="key 'key' of flow 'changing'"):
+                await replay(**options)
+        with pytest.raises(kitaru.KitaruStateError, match="as a fork of"):
+            await keyed.run(2)
+        client = kitaru.AsyncKitaruClient().executions
+        same = await client.replay(
+            source,
+            from_=paths[2],
+            overrides={"checkpoint.add_async": 5},
+            start=2,
+            idempotency_key="key",
+        )
+        assert same.exec_id == handles[0].exec_id
+        assert await runtime.journal.read_all() == before
+        other = await changing.with_options(idempotency_key="run").run(1)
+        with pytest.raises(kitaru.KitaruStateError, match=r"with run\(\)"):
+            await changing.replay(source, from_=paths[2], idempotency_key="run")
+        await other.wait(30)
+
+
+async def test_a_key_finds_its_fork_when_the_name_has_become_ambiguous_since() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        whole, _ = await recorded_by(runtime, branches, 1)
+        history = await history_of(runtime, whole)
+        # As it is while the source still runs: one call of that name, and later several.
+        plant(runtime, history[:2], "growing", Claim("x", 86_400))
+        known = past_of("growing", history[:2])
+        assert len(known.calls) == 1
+        keyed = branches.with_options(idempotency_key="once")
+        first = await keyed.replay("growing", from_="add_async")
+        for fact in history[2:]:
+            event = decode_event(fact)
+            state = fold(ABSENT, [decode_event(each) for each in history[: fact.version]])
+            await runtime.journal.append(
+                Append(
+                    stream=stream_of("growing"),
+                    events=(NewEvent(fact.type, fact.payload, fact.schema),),
+                    expected_version=fact.version - 1,
+                    head=head_of(state),
+                )
+            )
+            assert event is not None
+        again = await keyed.replay("growing", from_="add_async")
+        assert again.exec_id == first.exec_id
+        await first.wait(30)
+
+
+# What people see.
+
+
+async def test_the_lineage_is_seen_from_both_ends() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        client = kitaru.AsyncKitaruClient().executions
+        source, _ = await recorded_by(runtime, threaded, 1)
+        first = await threaded.aio.replay(
+            source, from_="flaky", overrides={"checkpoint.broken": None}, start=1
+        )
+        await answered(runtime, first.exec_id, threaded)
+        second = await client.replay(source, from_="saving")
+        third = await client.replay(first.exec_id, from_="flaky")
+        for exec_id in (second.exec_id, third.exec_id):
+            await result_of(runtime, exec_id, threaded)
+
+        assert (await client.get(source)).forks == (first.exec_id, second.exec_id)
+        assert (await client.get(source)).forked_from is None
+        seen = await client.get(first.exec_id)
+        assert seen.original_exec_id == source
+        assert seen.forks == (third.exec_id,)
+        info = seen.forked_from
+        assert info is not None
+        version = len(await history_of(runtime, source))
+        assert (info.exec_id, info.version, info.from_) == (source, version, "flaky")
+        assert (info.overrides, info.inputs) == (("checkpoint.broken",), ("start",))
+        assert {"sleep", "approve", "add#5", "broken"} <= set(info.reused)
+        calls = {call.call_id: call for call in seen.checkpoints}
+        assert calls["add"].original_exec_id == source
+        assert calls["add"].original_call_id == "add"
+        assert calls["broken"].is_overridden
+        assert not calls["add"].is_overridden
+        assert calls["flaky"].original_exec_id is None
+        listed = {each.exec_id: each.original_exec_id for each in await client.list()}
+        assert listed[first.exec_id] == source
+        # What was reused twice is said to be from where it ran.
+        twice = {call.call_id: call for call in (await client.get(third.exec_id)).checkpoints}
+        assert twice["add"].original_exec_id == source
+        assert twice["broken"].original_exec_id == source
+        assert twice["broken"].is_overridden
+
+
+async def test_what_a_reused_call_has_saved_and_logged_is_the_forks_too() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, _ = await recorded_by(runtime, threaded, 1)
+        fork = await threaded.aio.replay(source, from_="flaky")
+        await result_of(runtime, fork.exec_id, threaded)
+        for exec_id in (source, fork.exec_id):
+            seen = await kitaru.AsyncKitaruClient().executions.get(exec_id)
+            assert [(each.name, each.producing_call) for each in seen.artifacts] == [
+                ("saved", "saving")
+            ]
+            calls = {call.call_id: call.metadata for call in seen.checkpoints}
+            assert calls["saving"] == {"value": 2}
+            loaded = await asyncio.to_thread(kitaru.load, exec_id, "saved")
+            assert loaded == 2
+            assert await asyncio.to_thread(kitaru.load, exec_id, "saving") == 2
+        rerun = await threaded.aio.replay(source, from_="saving")
+        await result_of(runtime, rerun.exec_id, threaded)
+        seen = await kitaru.AsyncKitaruClient().executions.get(rerun.exec_id)
+        assert len(seen.artifacts) == 1
+
+
+async def test_what_was_offered_and_not_asked_for_is_not_shown() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        code["is"] = "old"
+        source, _ = await recorded_by(runtime, changing_threaded, 1)
+        code["is"] = "fewer"
+        fork = await changing_threaded.aio.replay(source, from_="add#3")
+        assert await fork.wait(30) == [2]
+        seen = await kitaru.AsyncKitaruClient().executions.get(fork.exec_id)
+        assert [call.call_id for call in seen.checkpoints] == ["add"]
+        assert seen.forked_from is not None
+        assert seen.forked_from.reused == ("add",)
+        code["is"] = "old"
+
+
+# The clock of a fork is its source's where it reuses, and the time of day where it runs: what
+# sleeps after the anchor sleeps as long as it says.
+
+
+@flow
+def sleepy(start: int) -> str:
+    add("a", start)
+    kitaru.sleep(0.02)
+    before = echo(kitaru.now().isoformat())
+    kitaru.sleep(0.05)
+    assert isinstance(before, str)
+    return before
+
+
+@flow
+async def sleepy_async(start: int) -> str:
+    await add_async("a", start)
+    await kitaru.sleep(0.02)
+    before = await echo.aio(kitaru.now().isoformat())
+    await kitaru.sleep(0.05)
+    assert isinstance(before, str)
+    return before
+
+
+@pytest.mark.parametrize("body", [sleepy_async, sleepy], ids=["async", "sync"])
+async def test_what_sleeps_after_the_anchor_sleeps_its_time(body: AnyFlow) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, before = await recorded_by(runtime, body, 1)
+        await asyncio.sleep(0.1)
+        for anchor, naps in (("sleep#2", {"sleep#2": 50_000}), ("sleep", {"sleep": 20_000})):
+            fork = await body.aio.replay(source, from_=anchor)
+            result = await fork.wait(30)
+            assert (result == before) == (anchor == "sleep#2")
+            history = await history_of(runtime, fork.exec_id)
+            fired = {
+                event.path: fact.recorded_at - history[0].recorded_at
+                for fact in history
+                if isinstance(event := decode_event(fact), TimerFired)
+            }
+            assert naps.keys() <= fired.keys()
+            assert all(fired[path] >= least for path, least in naps.items())
+
+
+# Calls of a sync flow that depend on others are reused where the results they depend on, new as
+# they may be, come to the same arguments.
+
+
+@checkpoint
+def parity(path: str, value: int) -> int:
+    runs.append(path)
+    return value % 2
+
+
+@checkpoint
+def then(value: int, other: int) -> int:
+    runs.append("then")
+    return 10 * value + other
+
+
+@flow
+def dependent(start: int) -> list[int]:
+    first = parity.submit("p", start)
+    second = then.submit(first, 1)
+    third = then.submit(second, other=first)
+    winner = kitaru.wait_any([third, second])
+    return [[third, second].index(winner), third.result()]
+
+
+async def test_a_dependent_call_is_reused_where_its_new_arguments_are_the_old_ones() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, result = await recorded_by(runtime, dependent, 1)
+        assert result == [1, 111]
+        for start, expected_runs, expected_result in (
+            (3, ["p", "then"], [1, 111]),
+            (2, ["p", "then", "then"], [1, 10]),
+        ):
+            runs.clear()
+            fork = await dependent.aio.replay(source, from_="then#2", start=start)
+            assert await fork.wait(30) == expected_result
+            assert runs == expected_runs
+            history = await history_of(runtime, fork.exec_id)
+            first = 1 + sum(isinstance(decode_event(fact), EventOffered) for fact in history)
+            for count in range(first, len(history)):
+                exec_id = f"crashed-{start}-{count}"
+                replanted(runtime, dependent, history[:count], exec_id)
+                assert await result_of(runtime, exec_id, dependent) == expected_result
+
+
+async def test_a_long_history_is_taken_over_at_once() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        programs[-1] = tuple(Step("call") for _ in range(3_000))
+        source = await program_async.run(-1, 1)
+        result = await source.wait(60)
+        fork = await program_async.replay(source.exec_id, from_="2999.0")
+        assert await fork.wait(60) == result
+        assert ran(await history_of(runtime, fork.exec_id)) == ["2999.0"]
