@@ -144,7 +144,9 @@ class Past:
         """
         kind, dot, selector = key.partition(".")
         if not dot or kind not in (CHECKPOINT, WAIT) or not selector:
-            close = difflib.get_close_matches(key, [call.key for call in self.calls.values()], 1)
+            calls = [call for call in self.calls.values() if call.kind != TIMER]
+            close = [call.key for call in calls if key in (call.path, call.name)]
+            close += difflib.get_close_matches(key, [call.key for call in calls], 1)
             meant = f" Did you mean {close[0]!r}?" if close else ""
             raise KitaruUsageError(
                 f"The override {key!r} names nothing: write 'checkpoint.<path>' for a result or "

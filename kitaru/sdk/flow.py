@@ -126,6 +126,12 @@ class _Source:
     def _start_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowHandle[Any]:
         runtime = current_runtime()
         prepared = self._prepare(runtime, args, kwargs)
+        if prepared.event.idempotency_key is not None and runtime.on_own_loop:
+            # A key that is known must be read about, and the reading needs this very loop.
+            raise KitaruUsageError(
+                f"{self.name}.run() with an idempotency key would block the event loop that runs "
+                f"Kitaru here; use `await {self.name}.aio.run(...)` instead."
+            )
         executions.start_blocking(runtime, prepared)
         return FlowHandle(runtime, prepared.exec_id, self.definition.types)
 
