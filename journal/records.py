@@ -144,6 +144,8 @@ class HeadQuery(Struct, frozen=True, kw_only=True):
     names: Sequence[str] = ()
     """Empty: all."""
     stream_prefix: str = ""
+    parent: str | None = None
+    """Only those whose head names this parent; None: all."""
     limit: int = 100
     cursor: str | None = None
     """The stream of the last head of the page before; an unknown one raises InvalidQuery."""

@@ -284,6 +284,7 @@ def _matches(head: Head, query: HeadQuery) -> bool:
         and (not query.states or head.state in query.states)
         and (not query.names or head.name in query.names)
         and head.stream.startswith(query.stream_prefix)
+        and query.parent in (None, head.parent)
     )
 
 

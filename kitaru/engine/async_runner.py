@@ -19,7 +19,6 @@ from kitaru.domain.execution.events import (
     ExecutionEvent,
     ExecutionParked,
     FlowAttemptFailed,
-    InputGiven,
     InputRejected,
     MetadataLogged,
     TimerFired,
@@ -41,8 +40,8 @@ from kitaru.engine.divergence import (
 from kitaru.engine.executions import Foreign, Outgoing, ignore
 from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask
-from kitaru.engine.history import History, Outcome
-from kitaru.engine.runner import DRAW, Host, Loaded, seed_of
+from kitaru.engine.history import History, KeptReady, Outcome
+from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
 from kitaru.engine.waits import Wait, WaitOutcome
@@ -149,7 +148,8 @@ class AsyncRunner:
         self.history = History(loaded.facts)
         self.execution.on_foreign = self._on_foreign
         self._arguments = arguments
-        self._started_at = loaded.facts[0][1]
+        self._started_at = clock_of(loaded)
+        self._began_at = loaded.facts[0][1]
         self._stopped = False
         self._flushing = False
         self._to_notice = False
@@ -168,7 +168,8 @@ class AsyncRunner:
         self.timers: dict[int, Timer] = {}
         self.submitted: list[FlowTask] = []
         """The calls that the body has started with `submit`."""
-        self.kept_ready: deque[str] = deque()
+        self.kept_ready = KeptReady(self.history)
+        self.execution.preface = self.history.note_taken
         self.waits: dict[str, Wait] = {}
         """The waits that are open."""
         self.retrying: dict[str, int] = {}
@@ -222,7 +223,7 @@ class AsyncRunner:
             self._diverge(self.divergence)
         elif self._root.done():
             self._end_pass()
-        elif not self.history.order:
+        elif not self.history.order and not self.kept_ready:
             self._go_live()
             self._consider_suspending()
 
@@ -237,7 +238,8 @@ class AsyncRunner:
             outcome = self.history.kept[self.kept_ready[0]]
             if self._needs_blob(outcome):
                 return False
-            self._deliver(outcome, self.kept_ready.popleft())
+            path = self.kept_ready.popleft()
+            self._deliver(outcome, path)
             return True
         order, cancelled_at = self.history.order, self.history.cancelled_at
         if (
@@ -298,6 +300,9 @@ class AsyncRunner:
     def _reject(self, wait: Wait, problem: str) -> None:
         """Opens a wait again whose answer does not do."""
         self.requested[wait.path] = wait
+        if self.history.refuse(wait.path):
+            self.unstarted.append(wait)
+            return
         self.waits[wait.path] = wait
         wait.deadline_at = self.history.asked[wait.path].deadline_at
         event = InputRejected(path=wait.path, name=wait.terms.name, problem=problem)
@@ -363,6 +368,9 @@ class AsyncRunner:
             if not isinstance(self.requested.get(path), Wait):
                 self.divergence = wait_not_asked_for(wait, self.history.version, self._asked_now())
                 return
+        unasked = self.history.unasked(self.requested)
+        if unasked is not None:
+            self.divergence = not_asked_for(unasked, self._asked_now())
 
     # what the body asks for
 
@@ -424,8 +432,10 @@ class AsyncRunner:
         kept = self.history.kept.get(call.path)
         if kept is not None and kept.is_of(call.definition.name, call.digest):
             self.kept_ready.append(call.path)
-            return
-        self.unstarted.append(call)
+        elif kept is not None and call.path in self.history.owed:
+            self._check(kept, call)
+        else:
+            self.unstarted.append(call)
 
     def _given_at_once(self, call: Call) -> Outcome | None:
         """The recorded outcome of a call that need not be waited for in a replay.
@@ -485,7 +495,7 @@ class AsyncRunner:
         if recorded is not None:
             if not isinstance(recorded.event, WaitOutcome):
                 self.divergence = self.divergence or changed_kind(recorded, wait.asked)
-        elif kept is not None and isinstance(kept.event, InputGiven):
+        elif kept is not None and isinstance(kept.event, WaitOutcome):
             self.kept_ready.append(wait.path)
         else:
             self.unstarted.append(wait)
@@ -508,6 +518,9 @@ class AsyncRunner:
 
     def timer_set(self, path: str, due_at: int, handle: asyncio.TimerHandle) -> None:
         """The body sleeps, or has set a time limit."""
+        assert self.loop is not None
+        # In a fork, before anything of its own has happened: the source's times are long over.
+        due_at += max(0, self._began_at - self.loop.now)
         timer = Timer(self, path, due_at, handle)
         self.requested[path] = timer
         self.timers[id(handle)] = timer
@@ -517,7 +530,7 @@ class AsyncRunner:
                 self.divergence = self.divergence or changed_kind(
                     recorded, Asked(path, "sleep", "")
                 )
-        elif (kept := self.history.kept.get(path)) and isinstance(kept.event, TimerFired):
+        elif path in self.history.kept and self.history.kept[path].is_timer:
             self.kept_ready.append(path)
         else:
             self.unstarted.append(timer)

@@ -164,8 +164,13 @@ def site_of(outcome: Outcome) -> str:
 def _differences(before: bytes, now: bytes) -> list[str]:
     if not before:
         return ["the recorded arguments were too large to keep; only their digest differs"]
+    return differences("arguments", msgspec.json.decode(before), msgspec.json.decode(now))
+
+
+def differences(path: str, before: Any, now: Any) -> list[str]:
+    """Where two JSON values differ, by path; of many, the first."""
     found: list[str] = []
-    _compare("arguments", msgspec.json.decode(before), msgspec.json.decode(now), found)
+    _compare(path, before, now, found)
     if len(found) > SHOWN_DIFFERENCES:
         left_out = len(found) - SHOWN_DIFFERENCES
         return [*found[:SHOWN_DIFFERENCES], f"and {left_out} more"]

@@ -58,6 +58,7 @@ def head_of(state: ExecutionState) -> HeadChange:
         state=state.status.value,
         name=state.flow,
         due_at=state.due_at if state.status in _GOING_ON else None,
+        parent=stream_of(state.forked_from) if state.forked_from else None,
         summary=_encode(state),
     )
 
@@ -102,6 +103,8 @@ class OwnedExecution:
         self.lease = lease
         self.outbox: list[Outgoing] = []
         self.on_foreign: Callable[[Foreign], None] = ignore
+        self.preface: Callable[[], ExecutionEvent | None] = nothing
+        """Makes what is to be written before the next events, whenever those come."""
 
     def put(self, outgoing: Outgoing) -> None:
         """Adds an event to the next flush."""
@@ -110,6 +113,8 @@ class OwnedExecution:
     def take(self) -> list[Outgoing]:
         """Empties the outbox."""
         batch, self.outbox = self.outbox, []
+        if batch and (first := self.preface()) is not None:
+            batch.insert(0, Outgoing(first))
         return batch
 
     async def flush(self) -> None:
@@ -283,3 +288,7 @@ def state_of(recorded: Sequence[RecordedEvent]) -> ExecutionState:
 
 def ignore(foreign: Foreign) -> None:
     """Nobody needs to know."""
+
+
+def nothing() -> None:
+    """Nothing is to be written."""

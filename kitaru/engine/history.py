@@ -1,7 +1,8 @@
 """What an execution's journal holds for its next pass: recorded outcomes, by call and in order."""
 
+import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from msgspec import Struct
 
@@ -11,18 +12,21 @@ from kitaru.domain.execution.events import (
     CheckpointEvent,
     CheckpointFailed,
     CheckpointStarted,
+    EventOffered,
     ExecutionEvent,
     ExecutionReopened,
     FlowAttemptFailed,
     InputGiven,
     InputRejected,
     MetadataLogged,
+    OffersTaken,
     TimerFired,
     TimerStarted,
     WaitAborted,
     WaitExpired,
     WaitRequested,
 )
+from kitaru.engine.upcasts import offered_event
 
 RecordedFact = tuple[int, int, ExecutionEvent]
 """(version, recorded at, event)."""
@@ -40,6 +44,10 @@ class Outcome(Struct, frozen=True, gc=False):
     version: int
     recorded_at: int
     event: OutcomeEvent
+    is_offered: bool = False
+    """Whether it was recorded by the execution that this one is a fork of."""
+    is_overridden: bool = False
+    """Whether it is a fork's override, which holds whatever the arguments are."""
 
     def is_of(self, name: str, arguments_digest: str | None = None) -> bool:
         """Whether a checkpoint of this name, with these arguments, has had it."""
@@ -47,8 +55,13 @@ class Outcome(Struct, frozen=True, gc=False):
         return (
             isinstance(event, CheckpointCompleted | CheckpointFailed)
             and event.name == name
-            and arguments_digest in (None, event.arguments_digest)
+            and (self.is_overridden or arguments_digest in (None, event.arguments_digest))
         )
+
+    @property
+    def is_timer(self) -> bool:
+        """Whether it is a timer's."""
+        return isinstance(self.event, TimerFired)
 
     @property
     def blob(self) -> str | None:
@@ -76,9 +89,9 @@ class Tried(Struct):
 class History:
     """The recorded outcomes that a pass of the body is to be given.
 
-    `kept` are the completed calls of earlier flow attempts: they are handed over when they are
-    asked for again, and need not be. `log` are the outcomes of the current flow attempt: the body
-    must ask for each of them.
+    `kept` are the completed calls of earlier flow attempts, and what a fork was offered: they are
+    handed over when they are asked for again, and need not be. `log` are the outcomes of the
+    current flow attempt: the body must ask for each of them.
     """
 
     def __init__(self, facts: Iterable[RecordedFact]) -> None:
@@ -99,6 +112,11 @@ class History:
         self.cancelled_at: int | None = None
         """The version of the cancel request, if there is one since the last reopening."""
         self.cancel_reason = ""
+        self.taken: dict[str, int] = {}
+        """The offers that a body was given, and the version of the event that says so."""
+        self.owed: dict[str, None] = {}
+        """Those that were given in the current flow attempt: its next pass must ask for them."""
+        self._untold: deque[str] = deque()
         self.version = 0
         for fact in facts:
             self.add(*fact)
@@ -120,6 +138,12 @@ class History:
                 tried.retry_at = event.retry_at
             case CheckpointStarted():
                 self._attempt(event)
+            case EventOffered():
+                self._offer(version, event)
+            case OffersTaken(paths=paths):
+                for path in paths:
+                    self.taken.setdefault(path, version)
+                    self.owed[path] = None
             case MetadataLogged(entry=entry) if entry:
                 self.logged[entry] = None
             case WaitRequested(path=path):
@@ -154,6 +178,39 @@ class History:
             case _:
                 pass
 
+    def take(self, path: str) -> None:
+        """The body is given a kept outcome; an offer's taking is told with the next events."""
+        if self.kept[path].is_offered and path not in self.taken:
+            self.taken[path] = 0
+            self._untold.append(path)
+
+    def refuse(self, path: str) -> bool:
+        """The body could not be given a kept outcome: from now on there is none; False: there was
+        none before."""
+        refused = self.kept.pop(path, None)
+        if refused is not None and path in self._untold:
+            self._untold.remove(path)
+            self.taken.pop(path, None)
+        return refused is not None
+
+    def note_taken(self) -> OffersTaken | None:
+        """What is to be told of the offers that were taken since."""
+        paths = []
+        while self._untold:
+            paths.append(self._untold.popleft())
+        return OffersTaken(paths=tuple(paths)) if paths else None
+
+    def unasked(self, requested: Container[str]) -> Outcome | None:
+        """An offer that was taken before, and that this pass has not asked for."""
+        return next((self.kept[path] for path in self.owed if path not in requested), None)
+
+    def _offer(self, version: int, offer: EventOffered) -> None:
+        event = offered_event(offer)
+        if isinstance(event, OutcomeEvent):
+            self.kept[offer.path] = Outcome(
+                version, offer.recorded_at, event, is_offered=True, is_overridden=offer.overridden
+            )
+
     def _attempt(self, event: CheckpointEvent) -> Tried:
         tried = self.tried.setdefault(event.path, Tried())
         tried.last_attempt = max(tried.last_attempt, event.attempt)
@@ -176,9 +233,9 @@ class History:
         self.waits[event.path] = self.asked[event.path]
 
     def _next_flow_attempt(self) -> None:
-        for path, outcome in self.log.items():
-            if isinstance(outcome.event, CheckpointCompleted | TimerFired | InputGiven):
-                self.kept[path] = outcome
+        # What failed, in a fork's source too, is tried again.
+        self.kept = _successes(self.kept) | _successes(self.log)
+        self.owed.clear()
         self.log.clear()
         self.order.clear()
         self.waits.clear()
@@ -191,3 +248,38 @@ class History:
     def attempts_of(self, path: str) -> Tried:
         """What is known of the attempts of a call."""
         return self.tried.get(path) or Tried()
+
+
+def _successes(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+    return {
+        path: outcome
+        for path, outcome in outcomes.items()
+        if isinstance(outcome.event, CheckpointCompleted | TimerFired | InputGiven)
+    }
+
+
+class KeptReady:
+    """The kept outcomes that the body has asked for, in the order in which they were recorded.
+
+    In that order the body got them when they were recorded, so that it takes the same branches.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._waiting: list[tuple[int, str]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def __getitem__(self, index: int) -> str:
+        return self._waiting[index][1]
+
+    def append(self, path: str) -> None:
+        """The body has asked for a call that has a kept outcome."""
+        heapq.heappush(self._waiting, (self._history.kept[path].version, path))
+
+    def popleft(self) -> str:
+        """The path of the next one, which is given to the body now."""
+        _, path = heapq.heappop(self._waiting)
+        self._history.take(path)
+        return path

@@ -35,6 +35,13 @@ def seed_of(loaded: Loaded) -> str:
     return started.seed or loaded.execution.exec_id
 
 
+def clock_of(loaded: Loaded) -> int:
+    """When the body's time begins, in microseconds: for a fork, when its source's did."""
+    _, recorded_at, started = loaded.facts[0]
+    assert isinstance(started, ExecutionStarted)
+    return recorded_at if started.forked_from is None else started.forked_from.started_at
+
+
 class Host(Protocol):
     """What a runner needs of the process it runs in."""
 

@@ -28,7 +28,16 @@ def bind_json(function: Callable[..., Any], arguments: Mapping[str, object]) -> 
     every missing and unknown argument, or the field whose value does not fit.
     """
     parameters = inspect.signature(function).parameters
-    _check_names(parameters, arguments)
+    _refuse([*_unknown(parameters, arguments), *_missing(parameters, arguments)])
+    return convert_json(function, arguments)
+
+
+def convert_json(
+    function: Callable[..., Any], arguments: Mapping[str, object]
+) -> dict[str, object]:
+    """The same for some of the arguments."""
+    parameters = inspect.signature(function).parameters
+    _refuse([*_unknown(parameters, arguments)])
     hints = function_hints(function)
     known, rest = _known(parameters), _rest(parameters)
     return {
@@ -96,10 +105,7 @@ def _rest(parameters: Mapping[str, inspect.Parameter]) -> str:
     return kinds.get(inspect.Parameter.VAR_KEYWORD, "")
 
 
-def _check_names(
-    parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, object]
-) -> None:
-    problems = [*_unknown(parameters, arguments), *_missing(parameters, arguments)]
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise KitaruUsageError("; ".join(problems))
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from journal import JournalError, RecordedEvent, StaleLease
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
@@ -19,7 +21,6 @@ from kitaru.domain.execution.events import (
     ExecutionEvent,
     ExecutionParked,
     FlowAttemptFailed,
-    InputGiven,
     InputRejected,
     TimerFired,
     TimerStarted,
@@ -39,7 +40,7 @@ from kitaru.engine.divergence import (
 from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
-from kitaru.engine.runner import DRAW, Host, Loaded, seed_of
+from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
 from kitaru.engine.waits import Wait, WaitOutcome
@@ -70,6 +71,8 @@ class CallFuture:
         self.pass_number = runner.pass_number
         self.failed_at = 0
         """Then, the version of the outcome that it failed with."""
+        self.follows = 0
+        """How many calls stand between it and the one whose outcome settled it, too."""
         self._followers: list[Callable[[], None]] = []
 
     @property
@@ -136,7 +139,8 @@ class SyncRunner:
         self.execution.read_blocking = self._read_blocking
         self.changed = threading.Condition(threading.RLock())
         self._arguments = arguments
-        self._started_at = loaded.facts[0][1]
+        self._started_at = clock_of(loaded)
+        self._began_at = loaded.facts[0][1]
         self._stopped = False
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
@@ -147,6 +151,7 @@ class SyncRunner:
 
     def _new_pass_state(self) -> None:
         self.requested: set[str] = set()
+        self.execution.preface = self.history.note_taken
         self.held: list[Callable[[], None]] = []
         """Submitted calls that wait until the replay has come to its end."""
         self.names: dict[str, int] = {}
@@ -320,7 +325,7 @@ class SyncRunner:
         future = CallFuture(self, call)
         call.context = contextvars.copy_context()
         needed = [*after, *futures_in(call.arguments)]
-        if needed and not (call.path in self.history.log or call.path in self.history.kept):
+        if needed and call.path not in self.history.log:
             self.requested.add(call.path)
             self._when_settled(needed, future)
         else:
@@ -354,7 +359,7 @@ class SyncRunner:
             with self.changed:
                 left[0] -= 1
                 ready = left[0] == 0
-            if ready and not self._failed_with(needed, future):
+            if ready and not (self._failed_with(needed, future) or self._reused(needed, future)):
                 self.host.spawn(functools.partial(self._start_dependent, needed, future))
 
         for dependency in needed:
@@ -374,6 +379,32 @@ class SyncRunner:
             future.settle(None, failure, failed_at=last)
             return True
         return False
+
+    def _reused(self, needed: list[CallFuture], future: CallFuture) -> bool:
+        """Settles a call whose kept outcome fits the results it depends on; at once, too."""
+        call = future.call
+        kept = self.history.kept.get(call.path)
+        if kept is None:
+            return False
+        try:
+            arguments = {
+                name: self._resolve(value, self._value_of) for name, value in call.arguments.items()
+            }
+            known = Call(call.definition, call.path, call.site, arguments)
+            known.encode(self.host.codec)
+        except KitaruError:
+            # Told when the call is started.
+            return False
+        if not kept.is_of(call.definition.name, known.digest):
+            return False
+        for dependency in needed:
+            dependency.seen = True
+        call.arguments, call.encoded, call.digest = arguments, known.encoded, known.digest
+        self.history.take(call.path)
+        last = max(needed, key=lambda each: (each.settled_at, each.follows))
+        future.follows = last.follows + 1
+        future.settle(replace(kept, version=max(kept.version, last.settled_at)))
+        return True
 
     def _start_dependent(self, needed: list[CallFuture], future: CallFuture) -> None:
         try:
@@ -409,8 +440,13 @@ class SyncRunner:
             del self.history.log[call.path]
             return recorded
         kept = self.history.kept.get(call.path)
-        if kept is not None and kept.is_of(call.definition.name, call.digest):
+        if kept is None:
+            return None
+        if kept.is_of(call.definition.name, call.digest):
+            self.history.take(call.path)
             return kept
+        if call.path in self.history.owed:
+            self._check(kept, call)
         return None
 
     def _check(self, recorded: Outcome, call: Call) -> None:
@@ -444,6 +480,9 @@ class SyncRunner:
             left = [w for path, w in self.history.waits.items() if path not in self.requested]
         if left and self.divergence is None:
             self.divergence = wait_not_asked_for(left[0], self.history.version, asked)
+        unasked = self.history.unasked(self.requested)
+        if unasked is not None and self.divergence is None:
+            self.divergence = not_asked_for(unasked, asked)
 
     # waiting for people and times
 
@@ -451,7 +490,7 @@ class SyncRunner:
         """Blocks until somebody has answered; gives the answer."""
         self.requested.add(wait.path)
         while True:
-            outcome = self._recorded_outcome(wait.path, wait.asked, WaitOutcome, InputGiven)
+            outcome = self._recorded_outcome(wait.path, wait.asked, WaitOutcome)
             if outcome is None:
                 outcome = self._await_answer(wait)
             self._deliver_cancel_before(outcome.version)
@@ -462,16 +501,14 @@ class SyncRunner:
                     raise delivery.error
                 return delivery.value
 
-    def _recorded_outcome(
-        self, path: str, asked: Asked, kinds: Any, kept_kind: type[Any]
-    ) -> Outcome | None:
+    def _recorded_outcome(self, path: str, asked: Asked, kinds: Any) -> Outcome | None:
         recorded = self.history.log.get(path)
         if recorded is not None:
             if not isinstance(recorded.event, kinds):
                 raise self._diverge(changed_kind(recorded, asked))
             return recorded
         kept = self.history.kept.get(path)
-        return kept if kept is not None and isinstance(kept.event, kept_kind) else None
+        return kept if kept is not None and isinstance(kept.event, kinds) else None
 
     def _answer(self, wait: Wait, outcome: Outcome) -> Delivery | None:
         """What the body is given; None for an answer that does not do, which is told."""
@@ -480,12 +517,15 @@ class SyncRunner:
         try:
             delivery = wait.delivery(outcome.event, blob, self.host.codec)
         except KitaruWaitValidationError as problem:
+            if wait.path not in self.history.log and self.history.refuse(wait.path):
+                return None
             rejected = InputRejected(path=wait.path, name=wait.terms.name, problem=str(problem))
             self._put_noted(rejected)
             self._flush()
             return None
         with self.changed:
-            self.history.log.pop(wait.path, None)
+            if self.history.log.pop(wait.path, None) is None and wait.path in self.history.kept:
+                self.history.take(wait.path)
         return delivery
 
     def _await_answer(self, wait: Wait) -> Outcome:
@@ -510,11 +550,13 @@ class SyncRunner:
     def sleep(self, path: str, seconds: float, site: str) -> None:
         """Blocks for a time that goes on while the process is down."""
         self.requested.add(path)
-        outcome = self._recorded_outcome(path, Asked(path, "sleep", site), TimerFired, TimerFired)
+        outcome = self._recorded_outcome(path, Asked(path, "sleep", site), TimerFired)
         if outcome is None:
             outcome = self._await_time(path, seconds, site)
         self._deliver_cancel_before(outcome.version)
         with self.changed:
+            if outcome is self.history.kept.get(path):
+                self.history.take(path)
             self.history.log.pop(path, None)
         self._advance_clock(outcome)
         assert isinstance(outcome.event, TimerFired)
@@ -524,7 +566,9 @@ class SyncRunner:
         self._before_live(Asked(path, "sleep", site))
         self._deliver_cancel_before(None)
         self._wait_for_lease()
-        due_at = self.history.timers.get(path, self.clock + round(seconds * 1_000_000))
+        # In a fork, before anything of its own has happened: the source's times are long over.
+        clock = max(self.clock, self._began_at)
+        due_at = self.history.timers.get(path, clock + round(seconds * 1_000_000))
         if due_at > self.host.journal.now():
             if path not in self.history.timers:
                 self._put_noted(TimerStarted(path=path, due_at=due_at, site=site))
@@ -793,7 +837,7 @@ class SyncRunner:
             if not any(future.settled for future in futures):
                 self._deliver_cancel_before(None)
         settled = [future for future in futures if future.settled]
-        first = min(settled, key=lambda future: future.settled_at)
+        first = min(settled, key=lambda future: (future.settled_at, future.follows))
         self._deliver_cancel_before(first.settled_at)
         if first.outcome is not None:
             self._advance_clock(first.outcome)

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from journal import RecordedEvent
-from kitaru.domain.execution.events import EVENT_TYPES, ExecutionEvent
+from kitaru.domain.execution.events import EVENT_TYPES, EventOffered, ExecutionEvent
 from kitaru.errors import KitaruBackendError, KitaruStateError
 
 Fields = dict[str, Raw]
@@ -70,6 +70,23 @@ def decode_event(recorded: RecordedEvent) -> ExecutionEvent:
         return cast("ExecutionEvent", decoder.decode(_upcast(recorded, schema)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedEvent(recorded, str(error)) from error
+
+
+def offered_event(offer: EventOffered) -> ExecutionEvent:
+    """The event that a fork was offered, in today's form. Raises as `decode_event` does."""
+    recorded = RecordedEvent(
+        stream=offer.exec_id,
+        version=offer.version,
+        position=0,
+        type=offer.type,
+        schema=offer.schema,
+        recorded_at=offer.recorded_at,
+        epoch=0,
+        payload=bytes(offer.event),
+        previous_hash=b"",
+        hash=b"",
+    )
+    return decode_event(recorded)
 
 
 def _upcast(recorded: RecordedEvent, schema: int) -> bytes:

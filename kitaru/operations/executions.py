@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from journal import (
@@ -25,6 +26,7 @@ from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.commands import Cancel, Command, ConfirmCancel, Reopen, Start
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
+    EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
@@ -35,9 +37,11 @@ from kitaru.domain.execution.events import (
     SourceReference,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.values import StoredValue
 from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.divergence import differences
 from kitaru.engine.executions import (
     CATEGORY,
     Outgoing,
@@ -83,6 +87,8 @@ class Prepared(Struct, frozen=True):
     append: Append
     arguments: dict[str, Any]
     """As a replay would read them."""
+    offers: tuple[EventOffered, ...] = ()
+    """What a fork takes over."""
 
 
 def prepare(
@@ -101,7 +107,7 @@ def prepare(
     """
     data, arguments = runtime.codec.roundtrip(named, where="arguments", types=definition.types)
     value, blobs = stored(data)
-    exec_id = _exec_id(definition.name, idempotency_key)
+    exec_id = new_exec_id(definition.name, idempotency_key)
     event = ExecutionStarted(
         flow=definition.name,
         source=reference,
@@ -126,7 +132,11 @@ def prepare(
     return Prepared(exec_id, definition, reference, event, state, append, arguments)
 
 
-def _exec_id(flow: str, key: str | None) -> str:
+def new_exec_id(flow: str, key: str | None) -> str:
+    """The id of a new execution, or the one that an idempotency key of the flow stands for.
+
+    Raises KitaruUsageError for a bad key.
+    """
     if key is None:
         return str(uuid.uuid4())
     return str(uuid.uuid5(KEY_NAMESPACE, f"{flow}\0{checked_id(key, 'An idempotency key')}"))
@@ -138,11 +148,7 @@ def start_blocking(runtime: Runtime, prepared: Prepared) -> None:
     try:
         appended = runtime.journal.append_blocking(prepared.append)
     except (WrongExpectedVersion, StaleLease):
-        first = asyncio.run_coroutine_threadsafe(
-            runtime.journal.read_stream(prepared.append.stream, limit=1), runtime.loop
-        ).result()
-        _check_same_start(prepared, first)
-        runtime.loop.call_soon_threadsafe(_serve, runtime, prepared)
+        asyncio.run_coroutine_threadsafe(_join(runtime, prepared), runtime.loop).result()
         return
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
@@ -160,18 +166,21 @@ async def start(runtime: Runtime, prepared: Prepared) -> None:
     try:
         appended = await runtime.journal.append(prepared.append)
     except (WrongExpectedVersion, StaleLease):
-        first = await runtime.journal.read_stream(prepared.append.stream, limit=1)
-        _check_same_start(prepared, first)
-        _serve(runtime, prepared)
+        await _join(runtime, prepared)
         return
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
     _run_started(runtime, prepared, appended.events, appended.lease, asked_at)
 
 
-def _serve(runtime: Runtime, prepared: Prepared) -> None:
+async def _join(runtime: Runtime, prepared: Prepared) -> None:
+    await check_same_start(runtime, prepared.exec_id, prepared.event, prepared.append.blobs)
+    serve(runtime, prepared.reference, prepared.definition)
+
+
+def serve(runtime: Runtime, reference: SourceReference, definition: FlowDefinition) -> None:
     """Whoever starts a flow runs it too: an execution of it that nobody has is taken over here."""
-    runtime.worker.registry.serve(prepared.reference, prepared.definition)
+    runtime.worker.registry.serve(reference, definition)
     runtime.worker.look_now()
 
 
@@ -188,23 +197,67 @@ def _run_started(
         runtime.journal,
         prepared.exec_id,
         prepared.state,
-        1,
+        recorded[-1].version,
         lease,
     )
-    facts = [(1, recorded[0].recorded_at, prepared.event)]
+    events: tuple[ExecutionEvent, ...] = (prepared.event, *prepared.offers)
+    facts = [
+        (fact.version, fact.recorded_at, event)
+        for fact, event in zip(recorded, events, strict=True)
+    ]
     runtime.worker.run(Loaded(prepared.definition, execution, facts), prepared.arguments, asked_at)
 
 
-def _check_same_start(prepared: Prepared, recorded: Sequence[RecordedEvent]) -> None:
-    """The same key with the same input is the same execution; with another it is a conflict."""
-    first = decode_event(recorded[0])
-    assert isinstance(first, ExecutionStarted)
-    if first.arguments_digest != prepared.event.arguments_digest:
+async def check_same_start(
+    runtime: Runtime, exec_id: str, event: ExecutionStarted, blobs: tuple[bytes, ...]
+) -> None:
+    """The same key with the same input is the same execution; with another it is a conflict.
+
+    `event` is what was about to be started, `blobs` what goes with it. Raises KitaruStateError.
+    """
+    try:
+        recorded = await runtime.journal.read_stream(stream_of(exec_id), limit=1)
+        first = decode_event(recorded[0])
+        assert isinstance(first, ExecutionStarted)
+        conflict = await _conflict(runtime, first, event, blobs)
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+    if conflict:
         raise KitaruStateError(
-            f"The idempotency key {prepared.event.idempotency_key!r} of flow "
-            f"{prepared.definition.name!r} belongs to execution {prepared.exec_id}, which was "
-            "started with other arguments. Use another key, or the same arguments."
+            f"The idempotency key {event.idempotency_key!r} of flow {event.flow!r} belongs to "
+            f"execution {exec_id}, which was started {conflict}\n"
+            "Use another key, or ask for the same."
         )
+
+
+async def _conflict(
+    runtime: Runtime, first: ExecutionStarted, event: ExecutionStarted, blobs: tuple[bytes, ...]
+) -> str:
+    """How a start differs from the first one under its key; empty: not at all."""
+    if first.arguments_digest != event.arguments_digest:
+        before = await _whole(runtime, first.arguments, ())
+        now = await _whole(runtime, event.arguments, blobs)
+        found = differences("arguments", msgspec.json.decode(before), msgspec.json.decode(now))
+        return "\n  ".join(["with other arguments:", *found])
+    before_fork, now_fork = first.forked_from, event.forked_from
+    if before_fork is None or now_fork is None:
+        if before_fork is now_fork:
+            return ""
+        words = "with run()" if before_fork is None else f"as a fork of {before_fork.exec_id}"
+        return f"{words}."
+    if before_fork.request == now_fork.request:
+        return ""
+    return (
+        f"as a fork of {before_fork.exec_id} from {before_fork.anchor!r} with other words: from "
+        "another call, or with other overrides."
+    )
+
+
+async def _whole(runtime: Runtime, value: StoredValue, blobs: tuple[bytes, ...]) -> bytes:
+    if value.blob is None:
+        return bytes(value.json)
+    at_hand = [blob for blob in blobs if digest(blob) == value.blob]
+    return at_hand[0] if at_hand else await runtime.journal.get_blob(value.blob)
 
 
 # following

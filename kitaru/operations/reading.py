@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHORTEST_PREFIX = 4
 PAGE = 500
 MOST_CANDIDATES = 5
+MOST_FORKS = 1_000
 
 
 class JournalMissing(KitaruBackendError):
@@ -204,7 +205,12 @@ def latest(
 def get(reader: "SqliteReader", exec_id: str) -> Execution:
     """One execution with its checkpoints, artifacts and metadata. Raises as `find` does."""
     head = find(reader, exec_id)
-    return execution_of(head, _events(reader, head))
+    return execution_of(head, _events(reader, head), _forks(reader, head))
+
+
+def _forks(reader: "SqliteReader", head: Head) -> list[str]:
+    query = HeadQuery(category=CATEGORY, parent=head.stream, limit=MOST_FORKS)
+    return [fork.stream.removeprefix(f"{CATEGORY}-") for fork in reversed(reader.heads(query))]
 
 
 def timeline(reader: "SqliteReader", exec_id: str) -> list[TimelineEntry]:

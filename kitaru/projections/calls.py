@@ -11,6 +11,8 @@ from kitaru.domain.execution.events import (
     CheckpointEvent,
     CheckpointFailed,
     CheckpointStarted,
+    EventOffered,
+    ExecutionEvent,
 )
 from kitaru.projections.failures import failure_of
 from kitaru.projections.instants import instant
@@ -34,9 +36,23 @@ class CallFold:
         self._calls: dict[str, CheckpointCall] = {}
         self._metadata: dict[str, dict[str, Any]] = {}
 
+    def add_reused(self, offer: EventOffered, event: ExecutionEvent) -> None:
+        """Takes in an outcome that a fork was given."""
+        if isinstance(event, CheckpointFact):
+            self.add(event, instant(offer.recorded_at))
+            self._calls[offer.path] = replace(
+                self._calls[offer.path],
+                original_exec_id=offer.exec_id,
+                original_call_id=offer.path,
+                is_overridden=offer.overridden,
+            )
+
     def add(self, event: CheckpointFact, at: datetime) -> None:
         """Takes in what happened to a call."""
-        call = self._calls.get(event.path) or _new_call(event, at)
+        call = self._calls.get(event.path)
+        if call is None or call.original_exec_id is not None:
+            # What was reused and runs after all, in a later attempt of the flow, begins anew.
+            call = _new_call(event, at)
         attempts = _attempts_after(call.attempts, _attempt_of(event, at))
         call = replace(
             call,

@@ -15,6 +15,7 @@ from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointFailed,
     CheckpointStarted,
+    EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
@@ -24,10 +25,11 @@ from kitaru.domain.execution.events import (
     ExecutionReopened,
     ExecutionStarted,
     MetadataLogged,
+    OffersTaken,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.domain.values import ErrorData
-from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event
+from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event, offered_event
 from kitaru.errors import KitaruSerializationError
 from kitaru.projections.calls import CallFold
 from kitaru.projections.failures import divergence, failure_of, origin_of
@@ -39,6 +41,7 @@ from kitaru.projections.views import (
     CheckpointCall,
     Execution,
     FailureInfo,
+    ForkInfo,
 )
 from kitaru.projections.waits import WaitFold
 from kitaru.status import ExecutionStatus, FailureOrigin
@@ -50,6 +53,7 @@ __all__ = [
     "CheckpointCall",
     "Execution",
     "FailureInfo",
+    "ForkInfo",
     "RebuiltHead",
     "execution_of",
     "head_of",
@@ -95,8 +99,10 @@ def summary_of(head: Head) -> Execution:
     return _summary(head, state, unknown)
 
 
-def execution_of(head: Head, events: Sequence[RecordedEvent]) -> Execution:
-    """An execution with all that its events tell.
+def execution_of(
+    head: Head, events: Sequence[RecordedEvent], forks: Sequence[str] = ()
+) -> Execution:
+    """An execution with all that its events tell, and the forks of it that are known.
 
     What this version cannot read is named in `unknown`, and all else is shown. Where the events go
     further than the head, which was read before them, the events count.
@@ -107,7 +113,7 @@ def execution_of(head: Head, events: Sequence[RecordedEvent]) -> Execution:
     state, unknown = _state_of(head)
     if events and events[-1].version > head.version and not fold.unknown:
         state = fold.state
-    return fold.onto(_summary(head, state, unknown))
+    return fold.onto(_summary(head, state, unknown), forks)
 
 
 def _exec_id(head: Head) -> str:
@@ -135,6 +141,7 @@ def _summary(head: Head, state: ExecutionState, unknown: tuple[str, ...]) -> Exe
         exec_id=_exec_id(head),
         flow_name=head.name,
         status=status,
+        original_exec_id=state.forked_from or None,
         started_at=instant(head.created_at),
         ended_at=instant(head.updated_at) if status.is_finished else None,
         updated_at=instant(head.updated_at),
@@ -183,6 +190,8 @@ class _Fold:
         self.failed: ExecutionFailed | None = None
         self.failed_calls: dict[str, ErrorData] = {}
         self.ended_at: datetime | None = None
+        self.offers: dict[str, list[tuple[int, EventOffered]]] = {}
+        self.taken: list[str] = []
 
     def add(self, recorded: RecordedEvent) -> None:
         """Takes in one event, whether it can be read or not."""
@@ -203,6 +212,10 @@ class _Fold:
                 self.calls.add(event, at)
             case CheckpointStarted() | CheckpointCompleted() | CheckpointCancelled():
                 self.calls.add(event, at)
+            case EventOffered(path=path):
+                self.offers.setdefault(path, []).append((version, event))
+            case OffersTaken(paths=paths):
+                self._note_taken(paths)
             case MetadataLogged():
                 self._note_metadata(event, version)
             case ArtifactSaved():
@@ -223,6 +236,39 @@ class _Fold:
                 self.completed = self.failed = self.ended_at = None
             case _:
                 pass
+
+    def _note_taken(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            self.taken.append(path)
+            for version, offer in self.offers.get(path, ()):
+                self._note_offer(version, offer)
+
+    def _note_offer(self, version: int, offer: EventOffered) -> None:
+        try:
+            event = offered_event(offer)
+        except (UnknownEvent, DamagedEvent) as error:
+            self.unknown.append(str(error))
+            return
+        match event:
+            case MetadataLogged():
+                self._note_metadata(event, version)
+            case ArtifactSaved():
+                self.artifacts.append(self._artifact(event, instant(offer.recorded_at), version))
+            case _:
+                self.calls.add_reused(offer, event)
+
+    def _forked_from(self) -> ForkInfo | None:
+        source = self.started.forked_from if self.started else None
+        if source is None:
+            return None
+        return ForkInfo(
+            exec_id=source.exec_id,
+            version=source.version,
+            from_=source.anchor,
+            overrides=source.overrides,
+            inputs=source.inputs,
+            reused=tuple(self.taken),
+        )
 
     def _note_metadata(self, event: MetadataLogged, version: int) -> None:
         try:
@@ -246,7 +292,7 @@ class _Fold:
             tags=event.tags,
         )
 
-    def onto(self, summary: Execution) -> Execution:
+    def onto(self, summary: Execution, forks: Sequence[str]) -> Execution:
         """The summary, completed by what the events say."""
         ended = summary.status.is_finished
         started = self.started
@@ -263,6 +309,8 @@ class _Fold:
             options=started.options if started else None,
             source=started.source if started else None,
             result=self.completed.result if self.completed and ended else None,
+            forked_from=self._forked_from(),
+            forks=tuple(forks),
             version=max(summary.version, self.version),
             unknown=(*summary.unknown, *self.unknown),
         )

@@ -13,6 +13,7 @@ from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointFailed,
     CheckpointStarted,
+    EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
@@ -23,9 +24,11 @@ from kitaru.domain.execution.events import (
     ExecutionReopened,
     ExecutionStarted,
     FlowAttemptFailed,
+    ForkedFrom,
     InputGiven,
     InputRejected,
     MetadataLogged,
+    OffersTaken,
     TimerFired,
     TimerStarted,
     WaitAborted,
@@ -33,12 +36,16 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.values import StoredValue
-from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event
+from kitaru.engine.forks import listed
+from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event, offered_event
 from kitaru.projections.executions import CATEGORY
 from kitaru.projections.failures import divergence, failure_of, origin_of
 from kitaru.projections.instants import instant
 from kitaru.projections.views import FailureInfo, View
 from kitaru.status import FailureOrigin
+
+SHORT_ID = 13
+"""How much of an id tells people which execution is meant."""
 
 
 class TimelineEntry(View, frozen=True, kw_only=True):
@@ -114,6 +121,8 @@ def _bare(
 
 def _words(event: ExecutionEvent) -> str:
     match event:
+        case ExecutionStarted(flow=flow, forked_from=ForkedFrom(exec_id=source, anchor=anchor)):
+            return f"fork of {flow} started: of {source[:SHORT_ID]}, from {anchor} on"
         case ExecutionStarted(flow=flow):
             return f"execution of {flow} started"
         case ExecutionRecovered(previous_owner=owner):
@@ -122,6 +131,12 @@ def _words(event: ExecutionEvent) -> str:
             return "retry: another attempt was asked for"
         case ExecutionReopened(reason=reason):
             return f"{reason}: goes on after its divergence"
+        case EventOffered(overridden=True):
+            return "offered: an override"
+        case EventOffered(exec_id=source, version=version):
+            return f"offered: event {version} of {source[:SHORT_ID]}"
+        case OffersTaken(paths=paths):
+            return f"reused: {listed(paths)}"
         case CheckpointStarted():
             return "checkpoint started"
         case CheckpointCompleted():
@@ -206,8 +221,24 @@ def _described(entry: TimelineEntry, event: ExecutionEvent) -> TimelineEntry:
             return replace(entry, value=result)
         case ExecutionFailed(error=error, origin=origin):
             return replace(entry, failure=failure_of(error, origin_of(origin)))
-        case ExecutionRecovered() | ExecutionReopened() | CancelRequested() | ExecutionCancelled():
+        case EventOffered():
+            return _with_offer(entry, event)
+        case (
+            ExecutionRecovered()
+            | ExecutionReopened()
+            | CancelRequested()
+            | ExecutionCancelled()
+            | OffersTaken()
+        ):
             return entry
+
+
+def _with_offer(entry: TimelineEntry, offer: EventOffered) -> TimelineEntry:
+    entry = replace(entry, path=offer.path)
+    try:
+        return _described(entry, offered_event(offer))
+    except (UnknownEvent, DamagedEvent):
+        return replace(entry, readable=False)
 
 
 def _with_call(

@@ -74,6 +74,12 @@ class CheckpointCall(Timed, frozen=True, kw_only=True):
     arguments: StoredValue | None = None
     """None where only their digest was kept."""
     result: StoredValue | None = None
+    original_exec_id: str | None = None
+    """In a fork, the execution in which the call ran, when its outcome was reused."""
+    original_call_id: str | None = None
+    """Its path there."""
+    is_overridden: bool = False
+    """Whether a fork was given another outcome than the one that was recorded."""
 
     @property
     def type(self) -> str | None:
@@ -102,6 +108,23 @@ class PendingWait(View, frozen=True, kw_only=True):
     def names(self) -> tuple[str, str]:
         """What it may be called by: its id, and its name."""
         return self.wait_id, self.name
+
+
+class ForkInfo(View, frozen=True, kw_only=True):
+    """What an execution has taken over from another."""
+
+    exec_id: str
+    """The source."""
+    version: int
+    """How many of the source's events there were then."""
+    from_: str
+    """The path of the call from which on everything ran."""
+    overrides: tuple[str, ...] = ()
+    """The outcomes that were replaced: ``checkpoint.fetch#2``, ``wait.approve``."""
+    inputs: tuple[str, ...] = ()
+    """The names of the arguments that were given anew."""
+    reused: tuple[str, ...] = ()
+    """The paths of the calls whose outcomes the body was given: checkpoints, waits and sleeps."""
 
 
 class ArtifactRef(View, frozen=True, kw_only=True):
@@ -157,6 +180,10 @@ class Execution(Timed, frozen=True, kw_only=True):
     source: SourceReference | None = None
     original_exec_id: str | None = None
     """The execution that this one is a fork of."""
+    forked_from: ForkInfo | None = None
+    """The same, with all that is known of it; None in a summary."""
+    forks: tuple[str, ...] = ()
+    """The ids of its own forks, oldest first."""
     version: int = 0
     """How many events it has."""
     unknown: tuple[str, ...] = ()

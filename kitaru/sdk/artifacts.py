@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from kitaru.bootstrap import blocking, current_runtime
-from kitaru.domain.execution.events import ArtifactSaved, CheckpointCompleted
+from kitaru.domain.execution.events import ArtifactSaved, CheckpointCompleted, EventOffered
 from kitaru.domain.values import StoredValue
 from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import Codec, TypeScope
 from kitaru.engine.context import CheckpointScope, scope
 from kitaru.engine.executions import stream_of
-from kitaru.engine.upcasts import decode_event
+from kitaru.engine.upcasts import decode_event, offered_event
 from kitaru.engine.values import stored
 from kitaru.errors import KitaruContextError, KitaruRuntimeError, KitaruUsageError
 from kitaru.operations.executions import find_id
@@ -69,6 +69,9 @@ async def _load(exec_id: str, name: str) -> Any:
     saved: dict[str, dict[str, StoredValue]] = {}
     for fact in recorded:
         event = decode_event(fact)
+        if isinstance(event, EventOffered):
+            # What a fork has taken over of its source counts as its own.
+            event = offered_event(event)
         if isinstance(event, ArtifactSaved):
             saved.setdefault(event.name, {})[event.path] = event.value
         elif isinstance(event, CheckpointCompleted):

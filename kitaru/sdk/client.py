@@ -1,21 +1,21 @@
 """Looking at executions and steering them, from any process, without the flows' code."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from journal import HeadQuery, JournalError
 from kitaru.bootstrap import Runtime, current_runtime
+from kitaru.domain.execution.retry import checked_retries
 from kitaru.engine.codec import TypeScope
-from kitaru.engine.executions import CATEGORY, stream_of
+from kitaru.engine.executions import CATEGORY, exec_id_of, stream_of
 from kitaru.errors import (
     KitaruBackendError,
-    KitaruFeatureNotAvailableError,
     KitaruStateError,
     KitaruUsageError,
 )
 from kitaru.operations import executions as operations
-from kitaru.operations import waits
+from kitaru.operations import forks, waits
 from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
 from kitaru.sdk.blocking import refuse_on_event_loop
@@ -134,9 +134,35 @@ class AsyncExecutions:
             lambda runtime: _steer(runtime, exec_id, waits.abort_wait, wait, reason)
         )
 
-    async def replay(self, exec_id: str, **options: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("executions.replay() does not exist yet.")
+    async def replay(
+        self,
+        exec_id: str,
+        /,
+        *,
+        from_: str,
+        overrides: Mapping[str, Any] | None = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> Execution:
+        """Makes a fork: a new execution that takes over what was recorded before the call `from_`.
+
+        It runs wherever its flow is served: by a worker, or here when this process runs that flow.
+        Its options are the source's where none are given. Takes and raises what `Flow.replay` does;
+        new `flow_inputs` need the flow's code here, and raise KitaruUsageError without it.
+        """
+        _check_options(retries, cache)
+        request = forks.checked_request(
+            forks.ForkRequest(
+                source=exec_id,
+                anchor=from_,
+                overrides={} if overrides is None else overrides,
+                inputs=flow_inputs,
+                idempotency_key=idempotency_key,
+            )
+        )
+        return await _on_runtime(lambda runtime: _fork(runtime, request, retries, cache))
 
 
 class Executions:
@@ -209,9 +235,31 @@ class Executions:
             lambda: self._aio.abort_wait(exec_id, wait=wait, reason=reason),
         )
 
-    def replay(self, exec_id: str, **options: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("executions.replay() does not exist yet.")
+    def replay(
+        self,
+        exec_id: str,
+        /,
+        *,
+        from_: str,
+        overrides: Mapping[str, Any] | None = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> Execution:
+        """Makes a fork of an execution; see `AsyncExecutions.replay`."""
+        return _block(
+            "executions.replay()",
+            lambda: self._aio.replay(
+                exec_id,
+                from_=from_,
+                overrides=overrides,
+                cache=cache,
+                retries=retries,
+                idempotency_key=idempotency_key,
+                **flow_inputs,
+            ),
+        )
 
 
 async def _on_runtime(make: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
@@ -237,7 +285,14 @@ async def _get(runtime: Runtime, exec_id: str) -> Execution:
     recorded = await runtime.journal.read_stream(stream)
     head = await runtime.journal.head(stream)
     assert head is not None
-    return execution_of(head, recorded)
+    return execution_of(head, recorded, await forks.forks_of(runtime, exec_id_of(stream)))
+
+
+async def _fork(
+    runtime: Runtime, request: forks.ForkRequest, retries: int | None, cache: bool | None
+) -> Execution:
+    new_id = await forks.fork_for_others(runtime, request, retries=retries, cache=cache)
+    return await _get(runtime, new_id)
 
 
 async def _list(
@@ -273,6 +328,13 @@ async def _steer(
 
 async def _retry(runtime: Runtime, exec_id: str) -> None:
     await operations.reopen(runtime, exec_id, "retry")
+
+
+def _check_options(retries: int | None, cache: bool | None) -> None:
+    if retries is not None:
+        checked_retries(retries, whose="Flow")
+    if cache is not None and not isinstance(cache, bool):
+        raise KitaruUsageError(f"cache must be True or False, not {cache!r}.")
 
 
 def _page(limit: int | None, page: int | None, size: int | None) -> tuple[int, int]:

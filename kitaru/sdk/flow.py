@@ -3,14 +3,14 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from kitaru import settings
-from kitaru.bootstrap import Runtime, current_runtime
+from kitaru.bootstrap import Runtime, blocking, current_runtime
 from kitaru.domain.execution.events import FrozenOptions, SourceReference
 from kitaru.domain.execution.retry import checked_retries
 from kitaru.engine.context import FlowScope, scope
@@ -21,7 +21,8 @@ from kitaru.errors import (
     KitaruFeatureNotAvailableError,
     KitaruUsageError,
 )
-from kitaru.operations import executions
+from kitaru.operations import executions, forks
+from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, Started
 
 P = ParamSpec("P")
@@ -90,37 +91,54 @@ class _Source:
         if given:
             options = _overridden(self.name, options, given)
         _check_place(self.name)
-        config = settings.in_force()
-        frozen = FrozenOptions(
-            retries=config.retries if options.retries is None else options.retries,
-            cache=config.cache if options.cache is None else options.cache,
-        )
         return executions.prepare(
             runtime,
             self.definition,
             self.reference,
             self._fingerprint,
             self.definition.binder.name_all(args, kwargs),
-            frozen,
+            _frozen(options),
             options.idempotency_key,
         )
+
+    def _prepare_fork(
+        self, exec_id: str, anchor: str, overrides: Any, options: RunOptions, inputs: Any
+    ) -> tuple[str, forks.ForkRequest, forks.Target]:
+        options = _overridden(self.name, self._options, asdict(options))
+        _check_place(self.name)
+        request = forks.checked_request(
+            forks.ForkRequest(
+                source=exec_id,
+                anchor=anchor,
+                overrides={} if overrides is None else overrides,
+                inputs=inputs,
+                idempotency_key=options.idempotency_key,
+            )
+        )
+        target = forks.Target(
+            definition=self.definition,
+            reference=self.reference,
+            fingerprint=self._fingerprint,
+            options=_frozen(options),
+        )
+        return executions.new_exec_id(self.name, options.idempotency_key), request, target
 
     def _start_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowHandle[Any]:
         runtime = current_runtime()
         prepared = self._prepare(runtime, args, kwargs)
+        if prepared.event.idempotency_key is not None and runtime.on_own_loop:
+            # A key that is known must be read about, and the reading needs this very loop.
+            raise KitaruUsageError(
+                f"{self.name}.run() with an idempotency key would block the event loop that runs "
+                f"Kitaru here; use `await {self.name}.aio.run(...)` instead."
+            )
         executions.start_blocking(runtime, prepared)
         return FlowHandle(runtime, prepared.exec_id, self.definition.types)
 
     def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
         runtime = current_runtime()
         prepared = self._prepare(runtime, args, kwargs)
-        started: Started
-        if runtime.on_own_loop:
-            started = runtime.loop.create_task(executions.start(runtime, prepared))
-        else:
-            started = asyncio.run_coroutine_threadsafe(
-                executions.start(runtime, prepared), runtime.loop
-            )
+        started = _soon(runtime, executions.start(runtime, prepared))
         return AsyncFlowHandle(runtime, prepared.exec_id, self.definition.types, started)
 
     def deploy(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -130,10 +148,6 @@ class _Source:
     def invoke(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not available yet."""
         raise KitaruFeatureNotAvailableError("my_flow.invoke() does not exist yet; use .run().")
-
-    def replay(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("my_flow.replay() does not exist yet; use .run().")
 
     def _refuse_call(self) -> NoReturn:
         name = self.name
@@ -160,6 +174,44 @@ class Flow(_Source, Generic[P, R]):
         cannot be written.
         """
         return self._start_blocking(args, dict(kwargs))
+
+    def replay(
+        self,
+        exec_id: str,
+        /,
+        *,
+        from_: str,
+        overrides: Mapping[str, Any] | None = None,
+        stack: str | None = None,
+        image: Any = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> FlowHandle[R]:
+        """Starts a new execution that takes over what another one had recorded before a call.
+
+        From the call `from_` on (its path, its id, or a name that only one call has) everything
+        runs, with this flow's code; what was recorded before is reused wherever the body still asks
+        for the same call with the same arguments. `overrides` replaces outcomes, wherever they are:
+        ``{"checkpoint.fetch#2": ..., "wait.approve": ...}``. `flow_inputs` are the flow's arguments
+        that are to be others. The source, which may be running, failed or abandoned, stays as it
+        is. The options are those of `run`.
+
+        Raises KitaruStateError for an unknown execution, or an idempotency key that was used for
+        something else; KitaruUsageError for an execution of another flow, a call that is unknown or
+        ambiguous, a bad override or input; KitaruWaitValidationError for an answer that does not
+        fit its wait; KitaruSerializationError for a value that cannot be kept; KitaruBackendError
+        when the journal cannot be written.
+        """
+        refuse_on_event_loop(f"{self.name}.replay()", f"use `await {self.name}.aio.replay(...)`")
+        options = RunOptions(stack, image, cache, retries, idempotency_key)
+        new_id, request, target = self._prepare_fork(
+            exec_id, from_, overrides, options, flow_inputs
+        )
+        runtime = current_runtime()
+        blocking(runtime, lambda: forks.fork(runtime, new_id, request, target))
+        return FlowHandle(runtime, new_id, self.definition.types)
 
     def with_options(
         self,
@@ -198,6 +250,33 @@ class AsyncFlow(_Source, Generic[P, R]):
         handle when it is awaited.
         """
         return self._start_soon(args, dict(kwargs))
+
+    def replay(
+        self,
+        exec_id: str,
+        /,
+        *,
+        from_: str,
+        overrides: Mapping[str, Any] | None = None,
+        stack: str | None = None,
+        image: Any = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> AsyncFlowHandle[R]:
+        """Submits a fork of another execution; ``await`` the handle to be sure that it is durable.
+
+        Takes what `Flow.replay` does. What only the journal can tell (an unknown execution or call,
+        a bad override) is raised by the handle when it is awaited.
+        """
+        options = RunOptions(stack, image, cache, retries, idempotency_key)
+        new_id, request, target = self._prepare_fork(
+            exec_id, from_, overrides, options, flow_inputs
+        )
+        runtime = current_runtime()
+        started = _soon(runtime, forks.fork(runtime, new_id, request, target))
+        return AsyncFlowHandle(runtime, new_id, self.definition.types, started)
 
     def with_options(
         self,
@@ -309,6 +388,20 @@ def _overridden(flow: str, options: RunOptions, given: dict[str, Any]) -> RunOpt
     changed = replace(options, **{k: v for k, v in given.items() if v is not None})
     changed.check(flow)
     return changed
+
+
+def _frozen(options: RunOptions) -> FrozenOptions:
+    config = settings.in_force()
+    return FrozenOptions(
+        retries=config.retries if options.retries is None else options.retries,
+        cache=config.cache if options.cache is None else options.cache,
+    )
+
+
+def _soon(runtime: Runtime, start: Coroutine[Any, Any, None]) -> Started:
+    if runtime.on_own_loop:
+        return runtime.loop.create_task(start)
+    return asyncio.run_coroutine_threadsafe(start, runtime.loop)
 
 
 def _check_place(name: str) -> None:

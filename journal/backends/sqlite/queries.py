@@ -83,6 +83,11 @@ def heads(query: HeadQuery) -> Query[list[Head]]:
         if values:
             conditions.append(f"{column} IN ({', '.join('?' * len(values))})")
             parameters += values
+    if query.parent is not None:
+        # The plus keeps SQLite from walking the category where the parent is narrower.
+        conditions[0] = "+h.category = ?"
+        conditions.append("h.parent = ?")
+        parameters.append(query.parent)
     if query.stream_prefix:
         if len(query.stream_prefix) > len(query.category) + 1:
             # The plus keeps SQLite from walking the category where the prefix is narrower.

@@ -24,6 +24,9 @@ CREATE INDEX heads_by_state ON heads (category, state);
 -- Only heads that are due at some time: finished and waiting ones cost a claim nothing.
 CREATE INDEX heads_claimable ON heads (category, name, claimable_at) WHERE due_at IS NOT NULL;
 
+-- Few heads have a parent: the others cost this index nothing.
+CREATE INDEX heads_by_parent ON heads (parent) WHERE parent IS NOT NULL;
+
 -- A rowid table with integer stream ids: a key that leads with the stream's name writes one page for
 -- each event of a group commit.
 CREATE TABLE events (

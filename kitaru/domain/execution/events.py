@@ -28,6 +28,24 @@ class FrozenOptions(Struct, frozen=True, omit_defaults=True):
     cache: bool | None = None
 
 
+class ForkedFrom(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Which execution this one is a fork of, and what was asked for."""
+
+    exec_id: str
+    version: int
+    """How many of the source's events the fork was made from."""
+    anchor: str
+    """The path of the call from which on everything runs."""
+    started_at: int
+    """When the source's body began, in microseconds: the fork's times begin there, too."""
+    overrides: tuple[str, ...] = ()
+    """The calls whose outcomes were replaced: ``checkpoint.fetch#2``, ``wait.approve``."""
+    inputs: tuple[str, ...] = ()
+    """The names of the flow's arguments that were given anew."""
+    request: str = ""
+    """The digest of all that was asked for: an idempotency key belongs to it."""
+
+
 class ExecutionStarted(Event, frozen=True, kw_only=True, gc=False):
     flow: str
     source: SourceReference
@@ -41,6 +59,7 @@ class ExecutionStarted(Event, frozen=True, kw_only=True, gc=False):
     idempotency_key: str | None = None
     seed: str = ""
     """What the body's random values are derived from; empty: its id."""
+    forked_from: ForkedFrom | None = None
 
 
 class ExecutionRecovered(Event, frozen=True, kw_only=True, gc=False):
@@ -63,6 +82,30 @@ class CallEvent(Event, frozen=True, kw_only=True, gc=False):
 
     path: str
     """The call's identity: ``fetch``, ``fetch#2``, ``task[1]/fetch``."""
+
+
+class EventOffered(CallEvent, frozen=True, kw_only=True, gc=False):
+    """An event of another execution that a fork takes over if its body asks for the same call."""
+
+    exec_id: str
+    """Where it happened; for a fork of a fork, where it really did."""
+    version: int
+    """Its version there."""
+    recorded_at: int
+    """When it happened there, in microseconds."""
+    type: str
+    """Its tag."""
+    schema: int
+    event: Raw
+    """Its payload."""
+    overridden: bool = False
+    """Whether its outcome was replaced: it is handed over whatever the call's arguments are."""
+
+
+class OffersTaken(Event, frozen=True, kw_only=True, gc=False):
+    """The body was given the offered outcomes of these calls."""
+
+    paths: tuple[str, ...]
 
 
 class CheckpointEvent(CallEvent, frozen=True, kw_only=True, gc=False):
@@ -202,6 +245,8 @@ EVENT_TYPES: dict[str, tuple[type[Event], int]] = {
     "execution_started": (ExecutionStarted, 1),
     "execution_recovered": (ExecutionRecovered, 1),
     "execution_reopened": (ExecutionReopened, 1),
+    "event_offered": (EventOffered, 1),
+    "offers_taken": (OffersTaken, 1),
     "checkpoint_started": (CheckpointStarted, 1),
     "checkpoint_completed": (CheckpointCompleted, 1),
     "checkpoint_failed": (CheckpointFailed, 1),
@@ -233,6 +278,8 @@ ExecutionEvent = (
     ExecutionStarted
     | ExecutionRecovered
     | ExecutionReopened
+    | EventOffered
+    | OffersTaken
     | CheckpointStarted
     | CheckpointCompleted
     | CheckpointFailed

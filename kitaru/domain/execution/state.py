@@ -10,6 +10,7 @@ from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointFailed,
     CheckpointStarted,
+    EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
@@ -23,6 +24,7 @@ from kitaru.domain.execution.events import (
     InputGiven,
     InputRejected,
     MetadataLogged,
+    OffersTaken,
     TimerFired,
     TimerStarted,
     WaitAborted,
@@ -46,6 +48,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     status: ExecutionStatus | None = None
     """None: there is no such execution."""
     flow: str = ""
+    forked_from: str = ""
+    """The id of the execution that it is a fork of."""
     retries: int = 0
     """How often the flow's body may be run again after it raised."""
     attempt: int = 0
@@ -87,7 +91,14 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             return _busy(replace(state, recoveries=0) if state.recoveries else state)
         case CheckpointStarted() | CheckpointFailed():
             return _busy(state)
-        case CheckpointCancelled() | TimerStarted() | MetadataLogged() | ArtifactSaved():
+        case (
+            CheckpointCancelled()
+            | TimerStarted()
+            | MetadataLogged()
+            | ArtifactSaved()
+            | EventOffered()
+            | OffersTaken()
+        ):
             return state
         case WaitRequested(path=path, name=name):
             return _waiting(state, path, name)
@@ -99,9 +110,13 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             return _going_on(state, path)
         case ExecutionParked(due_at=due_at):
             return replace(state, status=ExecutionStatus.WAITING, due_at=due_at)
-        case ExecutionStarted(flow=flow, options=options):
+        case ExecutionStarted(flow=flow, options=options, forked_from=source):
             return ExecutionState(
-                status=ExecutionStatus.RUNNING, flow=flow, retries=options.retries, attempt=1
+                status=ExecutionStatus.RUNNING,
+                flow=flow,
+                forked_from="" if source is None else source.exec_id,
+                retries=options.retries,
+                attempt=1,
             )
         case ExecutionRecovered(recoveries=recoveries):
             return replace(state, recoveries=recoveries)

@@ -5,15 +5,17 @@ from datetime import datetime
 
 import click
 
+from kitaru.engine.forks import listed
 from kitaru.projections.views import (
     ArtifactRef,
     CheckpointAttempt,
     CheckpointCall,
     Execution,
     FailureInfo,
+    ForkInfo,
 )
 from kitaru.status import ExecutionStatus
-from kitaru.surfaces.cli.executions import is_owned
+from kitaru.surfaces.cli.executions import SHORT_ID, is_owned
 from kitaru.surfaces.cli.tables import Column, facts, indented, status_text, table
 from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped
 from kitaru.surfaces.cli.values import (
@@ -74,6 +76,9 @@ def _facts(execution: Execution, now: datetime) -> list[tuple[str, str]]:
         ("Recoveries", _recoveries(execution)),
         ("Run by", _owner(execution, now)),
         ("Source", _source(execution)),
+        ("Forked from", _forked_from(execution.forked_from)),
+        ("Reused", _reused(execution.forked_from)),
+        ("Forks", "\n".join(execution.forks)),
         ("Arguments", arguments_preview(execution.arguments, _LONG)),
         ("Result", preview(execution.result, _LONG)),
     ]
@@ -109,6 +114,20 @@ def _source(execution: Execution) -> str:
     if source is None:
         return ""
     return escaped(f"{source.file or source.module}:{source.qualname}")
+
+
+def _forked_from(fork: ForkInfo | None) -> str:
+    if fork is None:
+        return ""
+    inputs = [f"argument {name}" for name in fork.inputs]
+    changed = ", ".join(escaped(each) for each in (*fork.overrides, *inputs))
+    return f"{fork.exec_id}, from {escaped(fork.from_)} on" + (
+        f"; changed: {changed}" if changed else ""
+    )
+
+
+def _reused(fork: ForkInfo | None) -> str:
+    return "" if fork is None or not fork.reused else escaped(listed(fork.reused))
 
 
 def failure_text(failure: FailureInfo) -> str:
@@ -157,8 +176,12 @@ def _checkpoint_table(calls: tuple[CheckpointCall, ...]) -> str:
         Column("Attempts", align="right"),
         Column("Duration", align="right"),
         Column("Result", least=12),
+        Column("Reused"),
     ]
-    return table(columns, [_call_row(call) for call in calls], "  ")
+    rows = [_call_row(call) for call in calls]
+    if not any(row[-1] for row in rows):
+        return table(columns[:-1], [row[:-1] for row in rows], "  ")
+    return table(columns, rows, "  ")
 
 
 def _call_row(call: CheckpointCall) -> tuple[str, ...]:
@@ -169,7 +192,14 @@ def _call_row(call: CheckpointCall) -> tuple[str, ...]:
         str(len(call.attempts)),
         duration_text(call.duration),
         _outcome(call.failure) or preview(call.result),
+        _origin(call),
     )
+
+
+def _origin(call: CheckpointCall) -> str:
+    if call.is_overridden:
+        return "override"
+    return "" if call.original_exec_id is None else f"from {call.original_exec_id[:SHORT_ID]}"
 
 
 def _outcome(failure: FailureInfo | None) -> str:

@@ -31,6 +31,9 @@ def cli() -> None:
         "list": Entry(_EXECUTIONS, "list_command", "The newest executions."),
         "get": Entry(_EXECUTIONS, "get", "One execution: its state, checkpoints and failure."),
         "resume": Entry(_STEERING, "resume", "Go on with an execution that nobody runs."),
+        "replay": Entry(
+            f"{_HERE}.replay", "replay", "Fork an execution: run it anew from a call on."
+        ),
         "retry": Entry(_STEERING, "retry", "Try a failed execution again."),
         "cancel": Entry(_STEERING, "cancel", "Ask an execution to end."),
         "input": Entry(_STEERING, "input_command", "Answer an execution that waits."),

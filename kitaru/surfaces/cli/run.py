@@ -34,7 +34,7 @@ def run(
     from kitaru.engine.source import load_target
     from kitaru.surfaces.cli.waiting import wait_for
 
-    given = _arguments(arguments)
+    given = json_object(arguments, "--args", '{"url": "https://example.com"}')
     flow = load_target(target)
     bound = bind_json(flow.definition.function, given)
     handle = flow.sync.with_options(retries=retries).run(**bound)
@@ -50,20 +50,19 @@ def run(
     wait_for(ctx, output, handle, flow_name=flow.name, timeout=timeout)
 
 
-def _arguments(text: str | None) -> dict[str, Any]:
+def json_object(text: str | None, option: str, example: str) -> dict[str, Any]:
+    """The object that an option's JSON, or the file that it names, holds; empty without one."""
     if text is None:
         return {}
     if text.startswith("@"):
         text = _content(text[1:])
     try:
-        arguments = msgspec.json.decode(text)
+        found = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise click.BadParameter(f"not valid JSON: {error}", param_hint="--args") from None
-    if not isinstance(arguments, dict):
-        raise click.BadParameter(
-            'an object is needed, such as {"url": "https://example.com"}', param_hint="--args"
-        )
-    return arguments
+        raise click.BadParameter(f"not valid JSON: {error}", param_hint=option) from None
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"an object is needed, such as {example}", param_hint=option)
+    return found
 
 
 def _content(file: str) -> str:

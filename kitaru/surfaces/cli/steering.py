@@ -17,10 +17,10 @@ from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.executions import is_owned
 from kitaru.surfaces.cli.output import Output
 
-_TIMEOUT = click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait, at most.")
+TIMEOUT = click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait, at most.")
 
 
-def _full_id(exec_id: str) -> str:
+def full_id(exec_id: str) -> str:
     """Read without writing, so that a mistaken journal is not made by looking for an id in it."""
     with reading.opened_journal() as reader:
         return reading.find(reader, exec_id).stream.removeprefix(f"{CATEGORY}-")
@@ -28,27 +28,27 @@ def _full_id(exec_id: str) -> str:
 
 @click.command(cls=Command)
 @click.argument("exec_id", metavar="ID")
-@_TIMEOUT
+@TIMEOUT
 @click.pass_context
 def resume(ctx: click.Context, exec_id: str, timeout: float | None) -> None:
     """Go on with an execution that nobody runs, here, and wait for its result."""
     from kitaru.sdk.client import KitaruClient
 
-    execution = KitaruClient().executions.resume(_full_id(exec_id))
-    _wait(ctx, execution, timeout)
+    execution = KitaruClient().executions.resume(full_id(exec_id))
+    wait_here(ctx, execution, timeout)
 
 
 @click.command(cls=Command)
 @click.argument("exec_id", metavar="ID")
 @click.option("--no-wait", is_flag=True, help="Leave it to a worker or to `resume`.")
-@_TIMEOUT
+@TIMEOUT
 @click.pass_context
 def retry(ctx: click.Context, exec_id: str, no_wait: bool, timeout: float | None) -> None:
     """Try a failed execution again: what completed is kept, what failed is done again."""
     from kitaru.sdk.client import KitaruClient
 
     executions = KitaruClient().executions
-    execution = executions.retry(_full_id(exec_id))
+    execution = executions.retry(full_id(exec_id))
     if no_wait:
         Output(ctx).item(
             execution, lambda: f"Execution {execution.exec_id} is {execution.status} again."
@@ -57,10 +57,10 @@ def retry(ctx: click.Context, exec_id: str, no_wait: bool, timeout: float | None
     # Where a worker was faster, it is waited for what that makes of it.
     with suppress(KitaruStateError):
         executions.resume(execution.exec_id)
-    _wait(ctx, execution, timeout)
+    wait_here(ctx, execution, timeout)
 
 
-def _wait(ctx: click.Context, execution: Execution, timeout: float | None) -> None:
+def wait_here(ctx: click.Context, execution: Execution, timeout: float | None) -> None:
     from kitaru.sdk.client import KitaruClient
     from kitaru.surfaces.cli.waiting import wait_for
 
@@ -85,7 +85,7 @@ def cancel(ctx: click.Context, exec_id: str, reason: str, force: bool) -> None:
     from kitaru.sdk.client import KitaruClient
 
     executions = KitaruClient().executions
-    execution = executions.cancel(_full_id(exec_id), reason)
+    execution = executions.cancel(full_id(exec_id), reason)
     if force and not execution.status.is_finished:
         execution = executions.force_cancel(execution.exec_id)
     now = datetime.fromtimestamp(time.time(), UTC)
@@ -127,7 +127,7 @@ def input_command(
     if abort and value is not None:
         raise click.UsageError("Give either --value or --abort.")
     executions = KitaruClient().executions
-    execution = executions.get(_full_id(exec_id))
+    execution = executions.get(full_id(exec_id))
     wait = _chosen(execution, name)
     output = Output(ctx)
     if abort:

@@ -25,6 +25,7 @@ _SHOWN = frozenset(
         "checkpoint_completed",
         "checkpoint_failed",
         "flow_attempt_failed",
+        "offers_taken",
         "timer_started",
         "wait_requested",
         "input_given",

@@ -195,7 +195,7 @@ def test_a_direct_call_is_refused_and_names_run(decorated: Any) -> None:
     assert decorated.name in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["deploy", "invoke", "replay"])
+@pytest.mark.parametrize("method", ["deploy", "invoke"])
 @pytest.mark.parametrize("decorated", [bare, bare_async])
 def test_what_does_not_exist_yet_says_so(decorated: Any, method: str) -> None:
     with pytest.raises(kitaru.KitaruFeatureNotAvailableError, match=method):

@@ -1,0 +1,2 @@
+-- Few heads have a parent: the others cost this index nothing.
+CREATE INDEX heads_by_parent ON heads (parent) WHERE parent IS NOT NULL;
