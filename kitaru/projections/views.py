@@ -74,6 +74,10 @@ class CheckpointCall(Timed, frozen=True, kw_only=True):
     arguments: StoredValue | None = None
     """None where only their digest was kept."""
     result: StoredValue | None = None
+    cached_from: str | None = None
+    """The execution whose result was reused; then this call has no attempt of its own for it."""
+    cached_call_id: str | None = None
+    """The call there."""
 
     @property
     def type(self) -> str | None:

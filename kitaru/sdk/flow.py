@@ -93,7 +93,7 @@ class _Source:
         config = settings.in_force()
         frozen = FrozenOptions(
             retries=config.retries if options.retries is None else options.retries,
-            cache=config.cache if options.cache is None else options.cache,
+            cache=_cache(config) if options.cache is None else options.cache,
         )
         return executions.prepare(
             runtime,
@@ -309,6 +309,12 @@ def _overridden(flow: str, options: RunOptions, given: dict[str, Any]) -> RunOpt
     changed = replace(options, **{k: v for k, v in given.items() if v is not None})
     changed.check(flow)
     return changed
+
+
+def _cache(config: settings.KitaruConfig) -> bool | None:
+    """What was said of the cache outside the code; None: nothing, so that checkpoints decide."""
+    is_said = config.origins["cache"].layer is not settings.Layer.BUILT_IN
+    return config.cache if is_said else None
 
 
 def _check_place(name: str) -> None:
