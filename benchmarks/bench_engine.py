@@ -42,7 +42,7 @@ EVENT_BYTES = 300
 marks: list[float] = []
 
 
-@checkpoint
+@checkpoint(cache=False)
 def book(number: int) -> dict[str, Any]:
     """A step of a sync flow."""
     marks.append(time.perf_counter())
@@ -57,7 +57,7 @@ def trip(steps: int) -> int:
     return steps
 
 
-@checkpoint
+@checkpoint(cache=False)
 async def book_async(number: int) -> dict[str, Any]:
     """A step of an async flow."""
     marks.append(time.perf_counter())

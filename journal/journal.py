@@ -9,6 +9,7 @@ from journal.records import (
     ClaimQuery,
     Head,
     HeadQuery,
+    KeyQuery,
     Lease,
     RecordedEvent,
 )
@@ -20,6 +21,8 @@ or with none when another process may have written: read again."""
 
 AppendDone = Callable[[Appended | None, BaseException | None], object]
 """Told what came of an append: either what was appended, or None and why not."""
+FindDone = Callable[[dict[int, RecordedEvent] | None, BaseException | None], None]
+"""What `find_soon` calls when it has an answer."""
 
 
 class Journal(Protocol):
@@ -77,6 +80,21 @@ class Journal(Protocol):
 
     async def head(self, stream: str, /) -> Head | None:
         """The head of a stream; None when there is no such stream."""
+        ...
+
+    def find_blocking(self, query: KeyQuery, /) -> dict[int, RecordedEvent]:
+        """By key the last event that was appended with it before a stream was begun.
+
+        One short indexed read, from any thread. A key that leads to nothing is left out.
+        """
+        ...
+
+    def find_soon(self, query: KeyQuery, done: FindDone, /) -> None:
+        """The same for a callback of the loop.
+
+        `done` is called once, on the loop, perhaps at once: with what was found, or with None and
+        the error. Raises InvalidQuery and JournalClosed itself.
+        """
         ...
 
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:

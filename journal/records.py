@@ -19,6 +19,9 @@ class NewEvent(Struct, frozen=True, gc=False):
     payload: bytes
     schema: int = 1
     """The version of the payload's form, for upcasts."""
+    key: int | None = None
+    """What `find` finds it by: 63 bits. It is an index, and no part of the event: no hash covers
+    it, and a reader that needs certainty compares the payload."""
 
 
 class RecordedEvent(Struct, frozen=True, gc=False):
@@ -149,6 +152,14 @@ class HeadQuery(Struct, frozen=True, kw_only=True):
     limit: int = 100
     cursor: str | None = None
     """The stream of the last head of the page before; an unknown one raises InvalidQuery."""
+
+
+class KeyQuery(Struct, frozen=True):
+    """Which events to look up by their keys."""
+
+    keys: Sequence[int]
+    before: str
+    """A stream: only events that were appended before its first one are found."""
 
 
 class ClaimQuery(Struct, frozen=True, kw_only=True):

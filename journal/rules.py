@@ -1,7 +1,7 @@
 """What an append or a claim must look like before any stream is looked at."""
 
 from journal.errors import InvalidAppend, InvalidQuery
-from journal.records import Append, Claim, ClaimQuery, HeadChange
+from journal.records import Append, Claim, ClaimQuery, HeadChange, KeyQuery
 
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _LONGEST_SECONDS = 1e12
@@ -22,6 +22,8 @@ def check_append(append: Append) -> None:
         _check_bytes(event.payload)
         _check_text(event.type)
         _check_integer(event.schema)
+        if event.key is not None:
+            _check_key(event.key)
     if append.head is not None:
         _check_head(append.head)
     elif append.expected_version == 0:
@@ -48,6 +50,13 @@ def check_claim_query(query: ClaimQuery) -> None:
             _check_text(text)
     except InvalidAppend as error:
         raise InvalidQuery(str(error)) from None
+
+
+def check_key_query(query: KeyQuery) -> None:
+    """Raises InvalidQuery for keys that no event can have."""
+    for key in query.keys:
+        if type(key) is not int or not 0 <= key <= _LARGEST:
+            raise InvalidQuery(f"{key!r} is no key: it must be an integer of 63 bits")
 
 
 def check_seconds(seconds: float) -> None:
@@ -84,6 +93,11 @@ def _check_text(value: str) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             raise InvalidAppend(f"{value!r} cannot be stored: {error.reason}") from None
+
+
+def _check_key(key: int) -> None:
+    if type(key) is not int or not 0 <= key <= _LARGEST:
+        raise InvalidAppend(f"{key!r} is no key: it must be an integer of 63 bits")
 
 
 def _check_integer(value: int) -> None:

@@ -35,6 +35,7 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/codec/__init__.py": "tests/kitaru/engine/codec/test_codec.py",
     "kitaru/engine/divergence.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/flow_loop.py": "tests/kitaru/engine/test_runners.py",
+    "kitaru/engine/forks.py": "tests/kitaru/operations/test_forks.py",
     "kitaru/engine/heartbeat.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/runner.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/threads.py": "tests/kitaru/engine/test_runners.py",

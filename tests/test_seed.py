@@ -187,7 +187,8 @@ def test_options_that_nobody_gave_have_the_described_defaults(
         print(options.retries, options.cache)
         """
     )
-    assert lines == ["0 True"]
+    # Unset and not True: the cache is on, unless a checkpoint says no.
+    assert lines == ["0 None"]
 
 
 def test_the_rules_to_know_hold(run_snippets: Callable[..., list[str]]) -> None:

@@ -17,7 +17,7 @@ from journal.errors import (
     WrongExpectedVersion,
 )
 from journal.hashing import event_hash
-from journal.journal import AppendDone, Watcher
+from journal.journal import AppendDone, FindDone, Watcher
 from journal.records import (
     GENESIS,
     Append,
@@ -27,11 +27,18 @@ from journal.records import (
     Head,
     HeadChange,
     HeadQuery,
+    KeyQuery,
     Lease,
     NewEvent,
     RecordedEvent,
 )
-from journal.rules import category_of, check_append, check_claim_query, check_seconds
+from journal.rules import (
+    category_of,
+    check_append,
+    check_claim_query,
+    check_key_query,
+    check_seconds,
+)
 from journal.watchers import Watchers
 
 
@@ -44,6 +51,7 @@ class InMemoryJournal:
         self._heads: dict[str, Head] = {}
         self._streams: dict[str, list[RecordedEvent]] = {}
         self._events: list[RecordedEvent] = []
+        self._keyed: dict[int, list[RecordedEvent]] = {}
         self._blobs: dict[str, bytes] = {}
         self._watchers = Watchers(asyncio.get_running_loop())
         self._closed = False
@@ -105,6 +113,18 @@ class InMemoryJournal:
         self._refuse_when_closed()
         return self._heads.get(stream)
 
+    def find_blocking(self, query: KeyQuery, /) -> dict[int, RecordedEvent]:
+        self._refuse_when_closed()
+        check_key_query(query)
+        with self._lock:
+            begun = self._streams.get(query.before)
+            end = begun[0].position if begun else 0
+            earlier = {key: self._keyed_before(key, end) for key in query.keys}
+            return {key: events[-1] for key, events in earlier.items() if events}
+
+    def find_soon(self, query: KeyQuery, done: FindDone, /) -> None:
+        done(self.find_blocking(query), None)
+
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
         self._refuse_when_closed()
         check_claim_query(query)
@@ -148,6 +168,9 @@ class InMemoryJournal:
     async def close(self) -> None:
         self._closed = True
         self._watchers.publish(())
+
+    def _keyed_before(self, key: int, position: int) -> list[RecordedEvent]:
+        return [event for event in self._keyed.get(key, ()) if event.position < position]
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
@@ -195,6 +218,8 @@ class InMemoryJournal:
             previous = made.hash
             recorded.append(made)
             self._events.append(made)
+            if event.key is not None:
+                self._keyed.setdefault(event.key, []).append(made)
         self._streams.setdefault(append.stream, []).extend(recorded)
         return tuple(recorded)
 

@@ -4,12 +4,19 @@ import asyncio
 import contextvars
 import functools
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from msgspec import Struct
 
-from journal import Appended, JournalError, RecordedEvent, StaleLease, WrongExpectedVersion
+from journal import (
+    Appended,
+    BlobNotFound,
+    JournalError,
+    RecordedEvent,
+    StaleLease,
+    WrongExpectedVersion,
+)
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
@@ -26,7 +33,8 @@ from kitaru.domain.execution.events import (
     WaitAborted,
     WaitExpired,
 )
-from kitaru.engine.calls import Call, Delivery, delivery_of
+from kitaru.engine.cache import ResultCache
+from kitaru.engine.calls import Call, Delivery, Hit, delivery_of
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
     Asked,
@@ -146,6 +154,7 @@ class AsyncRunner:
         self.main_module = loaded.main_module
         self.seed = seed_of(loaded)
         self.history = History(loaded.facts)
+        self.cache = ResultCache(loaded)
         self.execution.on_foreign = self._on_foreign
         self._arguments = arguments
         self._started_at = clock_of(loaded)
@@ -176,6 +185,11 @@ class AsyncRunner:
         """When calls that failed are due to be tried again, by path."""
         self.unstarted: list[Call | Timer | Wait] = []
         self.running: dict[str, Call] = {}
+        self.looking_up: dict[str, Call] = {}
+        """Calls that may be answered by an earlier execution's results."""
+        self.unshared: set[str] = set()
+        """The calls whose attempt has done something for its own execution alone."""
+        self.cache.next_pass()
         self.blobs: dict[int, bytes] = {}
         self.logs = 0
         self.divergence: Divergence | None = None
@@ -558,13 +572,16 @@ class AsyncRunner:
                 self._diverge(self.divergence)
                 return
         unstarted, self.unstarted = self.unstarted, []
+        calls: list[Call] = []
         for waiting in unstarted:
             if isinstance(waiting, Timer):
                 self._start_timer(waiting)
             elif isinstance(waiting, Wait):
                 self._start_wait(waiting)
             elif not waiting.abandoned:
-                self._start_call(waiting)
+                calls.append(waiting)
+        if calls:
+            self._look_up_or_start(calls)
         self._flush()
 
     @guarded
@@ -621,6 +638,71 @@ class AsyncRunner:
         self.execution.put(Outgoing(event, recorded=self._noted(event)))
         self._flush()
 
+    def _look_up_or_start(self, calls: list[Call]) -> None:
+        """Starts calls, but for those whose result an earlier execution has."""
+        wanted = list(filter(self.cache.give_key, calls))
+        if not wanted:
+            self._looked_up(calls, {})
+            return
+        self.looking_up.update((call.path, call) for call in calls)
+        query = self.cache.query(wanted)
+        self.host.journal.find_soon(query, functools.partial(self._found, calls))
+
+    @guarded
+    def _found(
+        self,
+        calls: list[Call],
+        found: dict[int, RecordedEvent] | None,
+        error: BaseException | None,
+    ) -> None:
+        if self._stopped:
+            return
+        if found is None:
+            self._give_up(error)
+            return
+        self._looked_up([call for call in calls if self._is_looked_up(call)], found)
+        self._flush()
+        if not self.running:
+            self._consider_suspending()
+
+    def _is_looked_up(self, call: Call) -> bool:
+        """Whether the pass still waits for what a call's look-up brings."""
+        if self.looking_up.get(call.path) is not call:
+            return False
+        del self.looking_up[call.path]
+        return not (self._ending or call.abandoned)
+
+    def _looked_up(self, calls: list[Call], found: Mapping[int, RecordedEvent]) -> None:
+        for call in calls:
+            hit = self.cache.hit(call, found) if found else None
+            if hit is None:
+                self._start_call(call)
+            elif hit.event.result.blob is None:
+                self._reuse(call, hit, None)
+            else:
+                self.looking_up[call.path] = call
+                task = self.host.loop.create_task(self.host.journal.get_blob(hit.event.result.blob))
+                task.add_done_callback(functools.partial(self._blob_found, call, hit))
+
+    @guarded
+    def _blob_found(self, call: Call, hit: Hit, task: "asyncio.Task[bytes]") -> None:
+        if self._stopped or not self._is_looked_up(call):
+            _ = task.cancelled() or task.exception()
+        elif isinstance(task.exception(), BlobNotFound):
+            self._start_call(call)
+        else:
+            self._reuse(call, hit, task.result())
+        self._flush()
+        self._consider_suspending()
+
+    def _reuse(self, call: Call, hit: Hit, blob: bytes | None) -> None:
+        call.attempt = self.history.attempts_of(call.path).last_attempt
+        reused = call.reused(hit, blob, self.host.codec)
+        if reused is None:
+            self._start_call(call)
+        else:
+            self._put_outcome(*reused)
+
     def _start_call(self, call: Call) -> None:
         tried = self.history.attempts_of(call.path)
         call.attempt = tried.last_attempt
@@ -646,6 +728,7 @@ class AsyncRunner:
             call.running = self.host.loop.call_later(0.05, self._start_attempt, call)
             return
         self.retrying.pop(call.path, None)
+        self.unshared.discard(call.path)
         call.begin()
         # A later attempt must not see what an earlier one has set.
         retried = call.definition.policy.max_attempts > 1
@@ -685,7 +768,8 @@ class AsyncRunner:
 
     def _completed(self, call: Call, value: Any) -> None:
         try:
-            event, blobs = call.completed(value, self.host.codec)
+            offered = call.path not in self.unshared
+            event, blobs = call.completed(value, self.host.codec, offered=offered)
         except KitaruError as error:
             self._failed(call, error)
             return
@@ -722,6 +806,8 @@ class AsyncRunner:
 
     def note(self, event: MetadataLogged | ArtifactSaved, blobs: Blobs = ()) -> None:
         """Records an event together with the next one."""
+        if event.path is not None:
+            self.unshared.add(event.path)
         self.execution.put(Outgoing(event, blobs))
 
     def note_later(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
@@ -840,6 +926,7 @@ class AsyncRunner:
     def _is_busy(self) -> bool:
         return bool(
             self.running
+            or self.looking_up
             or self._flushing
             or self._ending
             or self._stopped

@@ -32,6 +32,14 @@ class Delivery(Struct, frozen=True):
     error: BaseException | None = None
 
 
+class Hit(Struct, frozen=True):
+    """A result that an earlier execution has."""
+
+    exec_id: str
+    """The execution whose own body brought it."""
+    event: CheckpointCompleted
+
+
 class Call:
     """One checkpoint call of one pass."""
 
@@ -39,6 +47,7 @@ class Call:
         "abandoned",
         "arguments",
         "attempt",
+        "cache_key",
         "context",
         "definition",
         "delivery",
@@ -66,6 +75,8 @@ class Call:
         """The number of the running attempt, over all flow attempts."""
         self.tried = 0
         """Failed attempts in this flow attempt."""
+        self.cache_key = ""
+        """Under which its result is offered to later executions; empty: it is not."""
         self.started = 0.0
         self.running: Any = None
         self.noted = False
@@ -110,10 +121,13 @@ class Call:
         )
         return event, blobs
 
-    def completed(self, value: Any, codec: Codec) -> tuple[CheckpointCompleted, Blobs]:
+    def completed(
+        self, value: Any, codec: Codec, *, offered: bool = True
+    ) -> tuple[CheckpointCompleted, Blobs]:
         """That the attempt returned `value`; sets what the body is given.
 
-        Raises KitaruSerializationError when the value cannot be kept.
+        `offered` says whether later executions may reuse it, if the call has a key. Raises
+        KitaruSerializationError when the value cannot be kept.
         """
         data, copy = codec.roundtrip(value, where="result", types=self.definition.types)
         result, blobs = stored(data)
@@ -129,8 +143,37 @@ class Call:
             result=result,
             duration_us=self.duration_us,
             type=self.definition.type,
+            cache_key=self.cache_key if offered else "",
         )
         return event, blobs + argument_blobs
+
+    def reused(
+        self, hit: Hit, blob: bytes | None, codec: Codec
+    ) -> tuple[CheckpointCompleted, Blobs] | None:
+        """That another execution's result stands for this call's; sets what the body is given.
+
+        None when it cannot be read any more: then the body has to run.
+        """
+        source = hit.event
+        try:
+            self.delivery = delivery_of(source, self.definition, codec, blob, None)
+        except KitaruError:
+            return None
+        arguments, blobs = kept_arguments(self.encoded, self.definition.record_inputs)
+        event = CheckpointCompleted(
+            path=self.path,
+            name=self.definition.name,
+            attempt=self.attempt + 1,
+            site=self.site,
+            arguments_digest=self.digest,
+            arguments=arguments,
+            result=source.result,
+            type=self.definition.type,
+            cached_from=hit.exec_id,
+            cached_path=source.path,
+        )
+        # Written again, should nothing else keep it: a blob that is there already stays as it is.
+        return event, blobs if blob is None else (*blobs, blob)
 
     def failed(
         self, error: BaseException, codec: Codec, now: int, jitter: float

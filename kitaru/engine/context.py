@@ -25,6 +25,8 @@ class Recorder(Protocol):
     """What a runner offers to the code inside its flow."""
 
     exec_id: str
+    unshared: set[str]
+    """The calls whose results no other execution may reuse."""
 
     def note(self, event: MetadataLogged | ArtifactSaved, blobs: Blobs = ()) -> None:
         """Records an event together with the next one that is waited for."""

@@ -6,6 +6,7 @@ from typing import Any
 from kitaru.domain.execution.retry import Retry
 from kitaru.engine.arguments import Binder
 from kitaru.engine.codec import TypeScope
+from kitaru.engine.fingerprint import Fingerprint
 
 
 class FlowDefinition:
@@ -37,6 +38,7 @@ class CheckpointDefinition:
         policy: Retry,
         type: str | None,  # noqa: A002 - the decorator's public name
         record_inputs: bool | None,
+        cache: bool | None = None,
     ) -> None:
         self.function = function
         self.name: str = function.__name__
@@ -45,6 +47,9 @@ class CheckpointDefinition:
         self.type = type
         self.record_inputs = record_inputs
         """True: always keep the arguments; None: when they are small; False: only their digest."""
+        self.cache = cache
+        """Whether results may be reused by other executions; None: as the execution says."""
+        self.fingerprint = Fingerprint(function)
         self.binder = Binder(function)
         self._types: TypeScope | None = None
 

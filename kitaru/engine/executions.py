@@ -17,7 +17,12 @@ from journal import (
     WrongExpectedVersion,
 )
 from kitaru.domain.execution.decide import still_holds
-from kitaru.domain.execution.events import TAGS, ExecutionEvent, ExecutionParked
+from kitaru.domain.execution.events import (
+    TAGS,
+    CheckpointCompleted,
+    ExecutionEvent,
+    ExecutionParked,
+)
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs
@@ -41,7 +46,15 @@ def exec_id_of(stream: str) -> str:
 def new_event(event: ExecutionEvent) -> NewEvent:
     """The event as it is appended."""
     tag, schema = TAGS[type(event)]
-    return NewEvent(tag, _encode(event), schema)
+    key = None
+    if isinstance(event, CheckpointCompleted) and event.cache_key:
+        key = lookup_key(event.cache_key)
+    return NewEvent(tag, _encode(event), schema, key)
+
+
+def lookup_key(cache_key: str) -> int:
+    """What the journal finds a result by: 63 bits of its key."""
+    return int(cache_key[:16], 16) >> 1
 
 
 def fold(state: ExecutionState, events: Sequence[ExecutionEvent]) -> ExecutionState:

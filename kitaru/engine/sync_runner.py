@@ -12,20 +12,23 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from journal import JournalError, RecordedEvent, StaleLease
+from journal import BlobNotFound, JournalError, RecordedEvent, StaleLease
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
+    ArtifactSaved,
     CheckpointCompleted,
     CheckpointFailed,
     ExecutionEvent,
     ExecutionParked,
     FlowAttemptFailed,
     InputRejected,
+    MetadataLogged,
     TimerFired,
     TimerStarted,
     WaitExpired,
 )
+from kitaru.engine.cache import ResultCache
 from kitaru.engine.calls import Call, Delivery, delivery_of
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
@@ -135,6 +138,7 @@ class SyncRunner:
         self.main_module = loaded.main_module
         self.seed = seed_of(loaded)
         self.history = History(loaded.facts)
+        self.cache = ResultCache(loaded)
         self.execution.on_foreign = self._on_foreign
         self.execution.read_blocking = self._read_blocking
         self.changed = threading.Condition(threading.RLock())
@@ -159,6 +163,9 @@ class SyncRunner:
         self.clock = self._started_at
         """The instant of the last outcome that the body was given, in microseconds."""
         self.ended = False
+        self.unshared: set[str] = set()
+        """The calls whose attempt has done something for its own execution alone."""
+        self.cache.next_pass()
         self.divergence: Divergence | None = None
         self._cancel_delivered = False
         self.pass_number = getattr(self, "pass_number", 0) + 1
@@ -681,9 +688,14 @@ class SyncRunner:
         call.attempt, call.tried = tried.last_attempt, tried.this_pass
         if tried.retry_at is not None:
             self._back_off(tried.retry_at, pass_number)
+        if self.cache.give_key(call):
+            reused = self._cached(call)
+            if reused is not None:
+                return self._append_outcome(*reused, recorded, pass_number)
         while True:
             self._wait_for_lease()
             self._check_pass(pass_number)
+            self.unshared.discard(call.path)
             call.begin()
             call.running = True
             self.host.watch_duration(StartedCall(self, call))
@@ -715,13 +727,28 @@ class SyncRunner:
                 self._check_pass(pass_number)
                 self.changed.wait(min(left / 1_000_000, 60.0))
 
+    def _cached(self, call: Call) -> tuple[CheckpointCompleted, Blobs] | None:
+        """The outcome of a call whose result an earlier execution has."""
+        try:
+            hit = self.cache.hit(call, self.host.journal.find_blocking(self.cache.query([call])))
+            if hit is None:
+                return None
+            blob = hit.event.result.blob
+            data = None if blob is None else self._await(self.host.journal.get_blob(blob))
+        except BlobNotFound:
+            return None
+        except JournalError as error:
+            raise self._let_down(error) from error
+        return call.reused(hit, data, self.host.codec)
+
     def _outcome_event(
         self, call: Call, delivery: Delivery
     ) -> tuple[CheckpointCompleted | CheckpointFailed, Blobs]:
         error = delivery.error
         if error is None:
             try:
-                return call.completed(delivery.value, self.host.codec)
+                offered = call.path not in self.unshared
+                return call.completed(delivery.value, self.host.codec, offered=offered)
             except KitaruError as refused:
                 error = refused
         now = self.host.journal.now()
@@ -920,6 +947,8 @@ class SyncRunner:
 
     def note(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
         """Records an event together with the next one."""
+        if isinstance(event, MetadataLogged | ArtifactSaved) and event.path is not None:
+            self.unshared.add(event.path)
         with self.changed:
             if not self.ended:
                 self.execution.put(Outgoing(event, blobs))

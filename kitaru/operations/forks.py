@@ -173,7 +173,8 @@ async def fork_for_others(
     definition = _definition(runtime, request, started)
     options = FrozenOptions(
         retries=started.options.retries if retries is None else retries,
-        cache=started.options.cache if cache is None else cache,
+        # What is run anew is not to be served from where it ran before.
+        cache=False if cache is None else cache,
     )
     arguments = await _arguments(runtime, request, source, definition)
     event = _started(runtime, request, source, arguments, None, options)

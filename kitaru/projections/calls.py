@@ -53,6 +53,9 @@ class CallFold:
         if call is None or call.original_exec_id is not None:
             # What was reused and runs after all, in a later attempt of the flow, begins anew.
             call = _new_call(event, at)
+        if isinstance(event, CheckpointCompleted) and event.cached_from is not None:
+            self._calls[event.path] = _reused(call, event, at)
+            return
         attempts = _attempts_after(call.attempts, _attempt_of(event, at))
         call = replace(
             call,
@@ -81,6 +84,26 @@ class CallFold:
 def _new_call(event: CheckpointEvent, at: datetime) -> CheckpointCall:
     return CheckpointCall(
         call_id=event.path, name=event.name, status=ExecutionStatus.RUNNING, started_at=at
+    )
+
+
+def _reused(call: CheckpointCall, event: CheckpointCompleted, at: datetime) -> CheckpointCall:
+    """The call after another execution's result was taken for it."""
+    attempts = call.attempts
+    if attempts and attempts[-1].ended_at is None:
+        attempts = (*attempts[:-1], _interrupted(attempts[-1]))
+    return replace(
+        call,
+        status=ExecutionStatus.COMPLETED,
+        attempts=attempts,
+        ended_at=at,
+        failure=None,
+        site=event.site,
+        arguments=event.arguments,
+        checkpoint_type=event.type,
+        result=event.result,
+        cached_from=event.cached_from,
+        cached_call_id=event.cached_path,
     )
 
 

@@ -139,8 +139,10 @@ def _words(event: ExecutionEvent) -> str:
             return f"reused: {listed(paths)}"
         case CheckpointStarted():
             return "checkpoint started"
-        case CheckpointCompleted():
+        case CheckpointCompleted(cached_from=None):
             return "checkpoint completed"
+        case CheckpointCompleted(cached_from=exec_id):
+            return f"result reused from execution {exec_id}"
         case CheckpointFailed(retry_at=None):
             return "checkpoint failed"
         case CheckpointFailed():

@@ -80,6 +80,10 @@ class CheckpointCall(Timed, frozen=True, kw_only=True):
     """Its path there."""
     is_overridden: bool = False
     """Whether a fork was given another outcome than the one that was recorded."""
+    cached_from: str | None = None
+    """The execution whose result was reused; then this call has no attempt of its own for it."""
+    cached_call_id: str | None = None
+    """The call there."""
 
     @property
     def type(self) -> str | None:

@@ -276,6 +276,7 @@ class CheckpointOptions(Struct, frozen=True):
     policy: Retry
     type: str | None
     record_inputs: bool | None
+    cache: bool | None
 
 
 class CheckpointDecorator:
@@ -319,7 +320,8 @@ def checkpoint(
     """Makes a function a checkpoint, bare or with options.
 
     `retries` is how often it is tried again after it raised, or a `Retry` policy; `type` a free
-    label such as ``llm_call``; `cache` whether its results may be reused by other executions;
+    label such as ``llm_call``; `cache` whether later executions of the flow may reuse its results
+    (they do, unless this or the execution says no);
     `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept). Raises
     KitaruUsageError for a bad option or for what is not a function, and
     KitaruFeatureNotAvailableError for ``runtime="isolated"``.
@@ -328,6 +330,7 @@ def checkpoint(
         policy=retry_policy(retries, whose="Checkpoint"),
         type=type,
         record_inputs=_record_inputs(record_inputs),
+        cache=cache,
     )
     _check_runtime(runtime)
     if cache is not None and not isinstance(cache, bool):
@@ -344,6 +347,7 @@ def _define(function: Callable[..., Any], options: CheckpointOptions) -> Any:
         policy=options.policy,
         type=options.type,
         record_inputs=options.record_inputs,
+        cache=options.cache,
     )
     wrapper = AsyncCheckpoint if asynchronous else Checkpoint
     return wrapper(definition, CallOptions())

@@ -9,8 +9,13 @@ KEY_NAMESPACE = uuid.UUID("6b697461-7275-5000-8000-63616c6c0000")
 
 
 def current_execution_id() -> str | None:
-    """The id of the execution in which this code runs; None outside a flow."""
+    """The id of the execution in which this code runs; None outside a flow.
+
+    The result of a checkpoint that asks is not offered to other executions.
+    """
     here = scope.get()
+    if isinstance(here, CheckpointScope):
+        here.runner.unshared.add(here.path)
     return None if here is None else str(here.runner.exec_id)
 
 
@@ -25,4 +30,5 @@ def idempotency_key() -> str:
         raise KitaruContextError(
             "kitaru.idempotency_key() can only be called inside a @checkpoint: it names one call."
         )
+    here.runner.unshared.add(here.path)
     return str(uuid.uuid5(KEY_NAMESPACE, f"{here.runner.exec_id}\0{here.path}"))

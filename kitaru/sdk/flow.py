@@ -104,7 +104,9 @@ class _Source:
     def _prepare_fork(
         self, exec_id: str, anchor: str, overrides: Any, options: RunOptions, inputs: Any
     ) -> tuple[str, forks.ForkRequest, forks.Target]:
-        options = _overridden(self.name, self._options, asdict(options))
+        # What is run anew is not to be served from where it ran before.
+        cache = options.cache is not None and options.cache
+        options = _overridden(self.name, self._options, {**asdict(options), "cache": cache})
         _check_place(self.name)
         request = forks.checked_request(
             forks.ForkRequest(
@@ -394,7 +396,7 @@ def _frozen(options: RunOptions) -> FrozenOptions:
     config = settings.in_force()
     return FrozenOptions(
         retries=config.retries if options.retries is None else options.retries,
-        cache=config.cache if options.cache is None else options.cache,
+        cache=_cache(config) if options.cache is None else options.cache,
     )
 
 
@@ -402,6 +404,12 @@ def _soon(runtime: Runtime, start: Coroutine[Any, Any, None]) -> Started:
     if runtime.on_own_loop:
         return runtime.loop.create_task(start)
     return asyncio.run_coroutine_threadsafe(start, runtime.loop)
+
+
+def _cache(config: settings.KitaruConfig) -> bool | None:
+    """What was said of the cache outside the code; None: nothing, so that checkpoints decide."""
+    is_said = config.origins["cache"].layer is not settings.Layer.BUILT_IN
+    return config.cache if is_said else None
 
 
 def _check_place(name: str) -> None:

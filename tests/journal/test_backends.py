@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,11 +24,13 @@ from journal import (
     InvalidQuery,
     Journal,
     JournalClosed,
+    KeyQuery,
     Lease,
     NewEvent,
     RecordedEvent,
     StaleLease,
     WrongExpectedVersion,
+    open_journal,
     verify_stream,
 )
 from journal.records import GENESIS
@@ -655,3 +658,122 @@ async def test_what_was_under_way_is_done_before_closing(journal: Journal) -> No
     await journal.close()
     results = await asyncio.gather(*tasks)
     assert {result.version for result in results} == {1}
+
+
+# A key finds an event; it is no part of it. What is found was appended before the stream that looks
+# was begun; the last of it.
+
+
+def keyed(stream: str, key: int | None, payload: bytes = b"x", **options: Any) -> Append:
+    return Append(stream, (NewEvent("Happened", payload, key=key),), 0, RUNNING, **options)
+
+
+def found(journal: Journal, before: str, *keys: int) -> dict[int, bytes]:
+    events_by_key = journal.find_blocking(KeyQuery(keys, before))
+    return {key: event.payload for key, event in events_by_key.items()}
+
+
+async def test_a_key_finds_the_last_event_before_a_stream_was_begun(journal: Journal) -> None:
+    first = await journal.append(keyed("ex-1", 7, b"first"))
+    await journal.append(keyed("ex-2", 7, b"second"))
+    await journal.append(start("ex-3"))
+    await journal.append(replace(more(first), events=(NewEvent("Happened", b"late", key=7),)))
+    await journal.append(keyed("ex-4", 7, b"fourth"))
+    assert found(journal, "ex-1", 7) == {}
+    assert found(journal, "ex-2", 7) == {7: b"first"}
+    assert found(journal, "ex-3", 7) == {7: b"second"}
+    assert found(journal, "ex-4", 7) == {7: b"late"}
+    assert found(journal, "ex-9", 7) == {}
+
+
+async def test_every_key_is_found_however_many_and_whenever_somebody_looks(
+    journal: Journal,
+) -> None:
+    expected: dict[int, bytes] = {}
+    for number in range(12):
+        begun = await journal.append(start(f"ex-{number}"))
+        assert found(journal, f"ex-{number}", *expected) == expected
+        events = tuple(
+            NewEvent("Happened", b"%d/%d" % (number, each), key=each * 31 % 900)
+            for each in range(number, number + 300)
+        )
+        await journal.append(replace(more(begun), events=events))
+        assert found(journal, f"ex-{number}", *expected) == expected
+        expected |= {event.key: event.payload for event in events if event.key is not None}
+
+
+async def test_streams_begun_together_see_what_was_there_before_each(journal: Journal) -> None:
+    appends = [keyed(f"ex-{number}", 3, b"%d" % number) for number in range(50)]
+    await asyncio.gather(*map(journal.append, appends))
+    order = {event.stream: event.position for event in await journal.read_all()}
+    streams = sorted(order, key=lambda stream: order[stream])
+    for before, stream in pairwise(streams):
+        assert found(journal, stream, 3) == {3: before.removeprefix("ex-").encode()}
+
+
+async def test_a_key_is_found_exactly_and_the_whole_event_with_it(journal: Journal) -> None:
+    made = await journal.append(keyed("ex-1", 2**63 - 1, b"\x00bytes"))
+    await journal.append(keyed("ex-2", 0, b"zero"))
+    await journal.append(keyed("ex-3", None, b"none"))
+    await journal.append(start("ex-4"))
+    query = KeyQuery((2**63 - 1, 0, 1), "ex-4")
+    answers: asyncio.Queue[Any] = asyncio.Queue()
+    journal.find_soon(query, lambda *answer: answers.put_nowait(answer))
+    events_by_key, error = await asyncio.wait_for(answers.get(), 30)
+    assert error is None
+    assert events_by_key[2**63 - 1] == made.events[0]
+    assert events_by_key == journal.find_blocking(query)
+    assert {key: event.payload for key, event in events_by_key.items()} == {
+        2**63 - 1: b"\x00bytes",
+        0: b"zero",
+    }
+
+
+async def test_what_was_refused_is_not_found(journal: Journal) -> None:
+    first = await journal.append(start("ex-1"))
+    await journal.append(start("ex-2"))
+    with pytest.raises(WrongExpectedVersion):
+        await journal.append(
+            replace(more(first), events=(NewEvent("Happened", b"no", key=5),), expected_version=9)
+        )
+    assert found(journal, "ex-2", 5) == {}
+
+
+async def test_no_hash_covers_a_key(tmp_path: Path, now: Callable[[], int]) -> None:
+    hashes = []
+    for number, key in enumerate((None, 5)):
+        journal = await open_journal(f"sqlite:///{tmp_path}/{number}.db", clock=now)
+        hashes.append((await journal.append(keyed("ex-1", key))).events[0].hash)
+        await journal.close()
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("key", [-1, 2**63, 1.5, "7", True])
+async def test_what_is_no_key_is_refused(journal: Journal, key: Any) -> None:
+    with pytest.raises(InvalidAppend):
+        await journal.append(keyed("ex-1", key))
+    with pytest.raises(InvalidQuery):
+        journal.find_blocking(KeyQuery((key,), "ex-1"))
+
+
+async def test_many_threads_may_look_up_while_others_append(journal: Journal) -> None:
+    await journal.append(keyed("ex-0", 0, b"0"))
+    await journal.append(start("zz-end"))
+
+    def look(_: int) -> bool:
+        return found(journal, "zz-end", 0) == {0: b"0"}
+
+    with ThreadPoolExecutor(8) as pool:
+        looks = [pool.submit(look, number) for number in range(200)]
+        for number in range(1, 50):
+            await journal.append(keyed(f"ex-{number}", 0, b"later"))
+        assert all(look.result() for look in looks)
+
+
+async def test_a_closed_journal_finds_nothing(journal: Journal) -> None:
+    await journal.append(keyed("ex-1", 1))
+    await journal.append(start("ex-2"))
+    assert found(journal, "ex-2", 1) == {1: b"x"}
+    await journal.close()
+    with pytest.raises(JournalClosed):
+        found(journal, "ex-2", 1)

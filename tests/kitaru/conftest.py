@@ -249,6 +249,8 @@ async def bench(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return journal
 
     monkeypatch.setattr("kitaru.bootstrap.open_journal", opened)
+    # These tests count what runs; what is reused has tests of its own.
+    monkeypatch.setenv("KITARU_CACHE", "off")
     async with kitaru.runtime(journal="memory://"):
         yield Bench(current_runtime(), faults)
 

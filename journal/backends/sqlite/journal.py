@@ -15,24 +15,26 @@ from journal.backends.sqlite import queries
 from journal.backends.sqlite.committer import Committer, closed
 from journal.backends.sqlite.connections import check_schema, connect_reader, prepare_file
 from journal.backends.sqlite.failures import translated
+from journal.backends.sqlite.finder import Finder
 from journal.backends.sqlite.forking import abandon_in_children
 from journal.backends.sqlite.queries import Query
 from journal.backends.sqlite.reader import SqliteReader
 from journal.backends.sqlite.transaction import PreparedAppend
 from journal.backends.sqlite.work import Action, Work
 from journal.clock import Clock, system_clock
-from journal.errors import JournalClosed, JournalReadOnly
-from journal.journal import AppendDone, Watcher
+from journal.errors import JournalClosed, JournalError, JournalReadOnly
+from journal.journal import AppendDone, FindDone, Watcher
 from journal.records import (
     Append,
     Appended,
     ClaimQuery,
     Head,
     HeadQuery,
+    KeyQuery,
     Lease,
     RecordedEvent,
 )
-from journal.rules import check_claim_query, check_seconds
+from journal.rules import check_claim_query, check_key_query, check_seconds
 from journal.watchers import Watchers
 
 T = TypeVar("T")
@@ -50,6 +52,7 @@ class SqliteJournal:
         self._loop = asyncio.get_running_loop()
         self._watchers = Watchers(self._loop)
         self._committer = Committer(self._path, self._clock, self._watchers.publish)
+        self._finder = Finder(self._path)
         self._gathered: list[Work[Any]] = []
         self._reader: aiosqlite.Connection | None = None
         self._reader_opens = asyncio.Lock()
@@ -118,6 +121,22 @@ class SqliteJournal:
     async def head(self, stream: str, /) -> Head | None:
         return await self._read(queries.head(stream))
 
+    def find_blocking(self, query: KeyQuery, /) -> dict[int, RecordedEvent]:
+        self._refuse_when_closed()
+        check_key_query(query)
+        return self._finder.find(query)
+
+    def find_soon(self, query: KeyQuery, done: FindDone, /) -> None:
+        self._refuse_when_closed()
+        check_key_query(query)
+        # On the loop itself: a hop to a thread costs ten times as much as the read.
+        try:
+            found = self._finder.find(query)
+        except JournalError as error:
+            done(None, error)
+        else:
+            done(found, None)
+
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
         self._refuse_when_closed()
         check_claim_query(query)
@@ -165,7 +184,7 @@ class SqliteJournal:
             "process: open it anew in the child"
         )
         self._committer.abandon()
-        return [self, self._reader, *self._committer.held()]
+        return [self, self._reader, *self._finder.held(), *self._committer.held()]
 
     # Writing.
 
@@ -262,8 +281,9 @@ class SqliteJournal:
         self._watchers.publish(())
         if self._looking is not None:
             self._looking.cancel()
+        # First: the connection that is closed last removes the log.
+        self._finder.close()
         if self._reader is not None:
-            # First: the connection that is closed last removes the log.
             reader_thread = self._reader._thread
             await self._reader.close()
             reader_thread.join()

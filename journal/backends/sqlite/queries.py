@@ -43,6 +43,19 @@ FROM heads h LEFT JOIN events e ON e.stream = h.id
     AND e.version = (SELECT max(version) FROM events WHERE stream = h.id)
 """
 
+BY_KEY = """
+SELECT position FROM event_keys WHERE key = ? AND position < ? ORDER BY position DESC LIMIT 1
+"""
+"""The position of the last event with a key before a position, as far as keys are indexed."""
+
+_EVENT_AT = f"""
+SELECT h.stream, {_EVENT} FROM events e JOIN heads h ON h.id = e.stream WHERE e.position = ?
+"""  # noqa: S608 - a constant
+
+_BEGUN_AT = """
+SELECT position FROM events WHERE version = 1 AND stream = (SELECT id FROM heads WHERE stream = ?)
+"""
+
 _BLOB = "SELECT codec, size, data FROM blobs WHERE digest = ?"
 
 _LARGEST = 2**63 - 1
@@ -59,6 +72,24 @@ def stream_events(stream: str, after: int, limit: int | None) -> Query[list[Reco
 
 def all_events(after: int, limit: int) -> Query[list[RecordedEvent]]:
     return Query(_ALL_EVENTS, (_limit(after), _limit(limit)), _events_of_all)
+
+
+def event_at(position: int) -> Query[RecordedEvent]:
+    def meaning(rows: list[Row]) -> RecordedEvent:
+        if not rows:
+            raise CorruptJournal("?", 0, f"the event at position {position} or its head is gone")
+        return _event(rows[0][0], rows[0][1:])
+
+    return Query(_EVENT_AT, (position,), meaning)
+
+
+def begun_at(stream: str) -> Query[int | None]:
+    """The position of a stream's first event."""
+
+    def meaning(rows: list[Row]) -> int | None:
+        return rows[0][0] if rows else None
+
+    return Query(_BEGUN_AT, (stream,), meaning)
 
 
 def head(stream: str) -> Query[Head | None]:

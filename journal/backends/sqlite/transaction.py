@@ -28,6 +28,8 @@ from journal.rules import category_of, check_append
 
 _MOST_ENDS = 50_000
 _COMPRESSED_FROM_BYTES = 512
+_MOST_UNINDEXED = 1000
+"""How many events may be appended before their keys are indexed, whether anybody looks or not."""
 
 _END = """
 SELECT h.id, e.version, e.hash, h.owner, h.epoch, h.lease_until FROM heads h
@@ -39,8 +41,15 @@ _LAST_POSITION = "SELECT coalesce(max(position), 0) FROM events"
 _LAST_STREAM = "SELECT coalesce(max(id), 0) FROM heads"
 _INSERT_EVENT = """
 INSERT INTO events (position, stream, version, type, schema, recorded_at, epoch, previous_hash,
-    hash, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    hash, payload, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_INDEXED = "SELECT position FROM indexed"
+# In the order of the keys: many of them share a page.
+_INDEX = """
+INSERT OR IGNORE INTO event_keys (key, position)
+SELECT key, position FROM events WHERE position > ? AND key IS NOT NULL ORDER BY key
+"""
+_NOTE_INDEXED = "UPDATE indexed SET position = ?"
 _INSERT_HEAD = """
 INSERT INTO heads (id, stream, category, state, name, due_at, parent, summary, created_at,
     updated_at, anchor_version, anchor_hash, owner, epoch, lease_until)
@@ -111,7 +120,7 @@ class StreamEnd:
 class Ends:
     """The ends of streams as last read or written; true only while no other connection writes."""
 
-    __slots__ = ("by_stream", "position", "released", "stream_id")
+    __slots__ = ("by_stream", "indexed", "keyed", "position", "released", "stream_id")
 
     def __init__(self) -> None:
         self.by_stream: dict[str, StreamEnd] = {}
@@ -121,12 +130,18 @@ class Ends:
         """The journal's last position."""
         self.stream_id: int | None = None
         """The last number that a stream was given."""
+        self.indexed: int | None = None
+        """Up to which position keys are indexed."""
+        self.keyed: int | None = None
+        """How many events with keys are not indexed."""
 
     def forget(self) -> None:
         self.by_stream.clear()
         self.released.clear()
         self.position = None
         self.stream_id = None
+        self.indexed = None
+        self.keyed = None
 
     def stay_small(self) -> None:
         """Between transactions: what is in the database can be forgotten."""
@@ -180,6 +195,8 @@ class Transaction:
             raise WrongExpectedVersion(append.stream, append.expected_version, version)
         is_new = end is None
         if end is None:
+            # What it may look up is what is there before it begins.
+            self._index_keys()
             end = StreamEnd(self._next_stream_id(), 0, GENESIS, None, 0, 0)
             self._ends.by_stream[append.stream] = end
         events = self._record(prepared, end, epoch)
@@ -233,6 +250,11 @@ class Transaction:
     def flush(self) -> None:
         """Writes what was gathered, each kind of it in one go."""
         self._flush_heads()
+        self._flush_events()
+        if self._ends.keyed is not None and self._ends.keyed >= _MOST_UNINDEXED:
+            self._index_keys()
+
+    def _flush_events(self) -> None:
         if self._rows:
             self._execute(_INSERT_EVENT, self._rows)
             self._rows = []
@@ -249,6 +271,22 @@ class Transaction:
             self._connection.execute(statement, rows[0])
         else:
             self._connection.executemany(statement, rows)
+
+    def _index_keys(self) -> None:
+        """Makes the events that have keys known to look-ups."""
+        ends = self._ends
+        if ends.keyed == 0:
+            return
+        self._flush_events()
+        if ends.indexed is None:
+            (ends.indexed,) = self._connection.execute(_INDEXED).fetchone()
+        last = self._last_position()
+        if last > ends.indexed:
+            found = self._connection.execute(_INDEX, (ends.indexed,)).rowcount
+            if found or last - ends.indexed > _MOST_UNINDEXED:
+                self._connection.execute(_NOTE_INDEXED, (last,))
+                ends.indexed = last
+        ends.keyed = 0
 
     def _stored_end(self, stream: str) -> StreamEnd | None:
         row = self._connection.execute(_END, (stream,)).fetchone()
@@ -282,6 +320,7 @@ class Transaction:
         version, previous = end.version, end.hash
         position = self._last_position()
         events = []
+        keyed = 0
         for event, digest in zip(prepared.append.events, prepared.digests, strict=True):
             version += 1
             position += 1
@@ -291,11 +330,15 @@ class Transaction:
                 stream, version, position, type_, schema, now, epoch, payload, previous, hashed
             )
             row = (
-                position, end.id, version, type_, schema, now, epoch, previous, hashed, payload
+                position, end.id, version, type_, schema, now, epoch, previous, hashed, payload,
+                event.key,
             )  # fmt: skip
             events.append(recorded)
             self._rows.append(row)
             previous = hashed
+            keyed += event.key is not None
+        if keyed and self._ends.keyed is not None:
+            self._ends.keyed += keyed
         if events:
             end.version, end.hash, self._ends.position = version, previous, position
             self.events += events

@@ -127,6 +127,12 @@ class CheckpointCompleted(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     duration_us: int = 0
     type: str | None = None
     """The label that the decorator gave, such as ``llm_call``."""
+    cache_key: str = ""
+    """What later executions find the result by; empty: it is not offered to them."""
+    cached_from: str | None = None
+    """The execution whose result this is; None: the body has run here."""
+    cached_path: str = ""
+    """The call there."""
 
 
 class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True, gc=False):

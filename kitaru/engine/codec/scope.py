@@ -53,6 +53,11 @@ class TypeScope:
                 _SCOPES[function] = scope
         return scope
 
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The classes that the annotations reach, in order; without the registered ones."""
+        return tuple(self._by_class)
+
     def by_class(self, cls: type) -> KnownType | None:
         """What is known of a class, for writing."""
         registered = self._registered.by_class(cls)

@@ -45,6 +45,9 @@ def _sections(execution: Execution, now: datetime) -> Iterator[str]:
     retried = [call for call in execution.checkpoints if len(call.attempts) > 1]
     if retried:
         yield _titled("Attempts", _attempt_table(retried))
+    reused = [call for call in execution.checkpoints if call.cached_from is not None]
+    if reused:
+        yield _titled("Reused", _reuse_table(reused))
     if execution.artifacts:
         yield _titled("Artifacts", _artifact_table(execution.artifacts))
     if metadata := list(_metadata(execution)):
@@ -219,6 +222,12 @@ def _attempt_table(calls: list[CheckpointCall]) -> str:
         Column("Failure", least=12),
     ]
     rows = [_attempt_row(call.call_id, attempt) for call in calls for attempt in call.attempts]
+    return table(columns, rows, "  ")
+
+
+def _reuse_table(calls: list[CheckpointCall]) -> str:
+    columns = [Column("Path", least=12), Column("From execution"), Column("Path there", least=12)]
+    rows = [(call.call_id, call.cached_from or "", call.cached_call_id or "") for call in calls]
     return table(columns, rows, "  ")
 
 

@@ -60,7 +60,7 @@ def errors() -> st.SearchStrategy[ErrorData]:
             members=st.just(()) if inner is NOTHING else st.tuples(inner),
         )
 
-    return plain(NOTHING) | plain(plain(NOTHING) | plain(plain(NOTHING)))
+    return plain(NOTHING) | plain(plain(NOTHING))
 
 
 NOTHING: st.SearchStrategy[ErrorData | None] = st.none()
@@ -71,6 +71,8 @@ def events(cls: type[Event]) -> st.SearchStrategy[Any]:
     given: dict[str, st.SearchStrategy[Any]] = {}
     if "origin" in cls.__struct_fields__:
         given["origin"] = st.sampled_from([origin.value for origin in FailureOrigin])
+    if "cache_key" in cls.__struct_fields__:
+        given["cache_key"] = st.just("") | st.text("0123456789abcdef", min_size=32, max_size=32)
     if cls.__name__ == "ExecutionReopened":
         given["reason"] = st.sampled_from(["retry", "resume"])
     return _struct(cls, **given)
@@ -83,3 +85,9 @@ ANY_EVENT = st.one_of(*(events(cls) for cls, _ in EVENT_TYPES.values()))
 def any_event() -> st.SearchStrategy[Any]:
     """Any event of any type."""
     return ANY_EVENT
+
+
+@pytest.fixture(scope="session")
+def events_of() -> dict[str, st.SearchStrategy[Any]]:
+    """The events of each type, by tag."""
+    return {tag: events(cls) for tag, (cls, _) in EVENT_TYPES.items()}

@@ -28,20 +28,20 @@ class OwnError(Exception):
     """An error of the user's own."""
 
 
-@checkpoint
+@checkpoint(cache=False)
 def add(name: str, value: int) -> int:
     runs.append(name)
     return value + 1
 
 
-@checkpoint
+@checkpoint(cache=False)
 async def add_async(name: str, value: int) -> int:
     runs.append(name)
     await asyncio.sleep(0)
     return value + 1
 
 
-@checkpoint(retries=1)
+@checkpoint(retries=1, cache=False)
 async def flaky(name: str) -> str:
     runs.append(name)
     if runs.count(name) == 1:
