@@ -280,8 +280,18 @@ def _fold_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
     except DamagedEvent as error:
         yield Problem(head.stream, error.version, "unreadable", error.what)
         return
-    stored = {"status": head.state, "flow": head.name, "state": _state(head.summary)}
-    led_to = {"status": rebuilt.state, "flow": rebuilt.name, "state": _state(rebuilt.summary)}
+    stored = {
+        "status": head.state,
+        "flow": head.name,
+        "source": head.parent,
+        "state": _state(head.summary),
+    }
+    led_to = {
+        "status": rebuilt.state,
+        "flow": rebuilt.name,
+        "source": rebuilt.parent,
+        "state": _state(rebuilt.summary),
+    }
     for name, value in stored.items():
         if value != led_to[name]:
             what = f"the stored {name} is {value!r}, and the events lead to {led_to[name]!r}"

@@ -73,6 +73,7 @@ class RebuiltHead(Struct, frozen=True):
     hash: bytes
     state: str
     name: str
+    parent: str | None
     summary: bytes
 
 
@@ -89,6 +90,7 @@ def head_of(events: Sequence[RecordedEvent]) -> RebuiltHead:
         hash=events[-1].hash if events else b"",
         state=state.status or "",
         name=state.flow,
+        parent=f"{CATEGORY}-{state.forked_from}" if state.forked_from else None,
         summary=_encode_state(state),
     )
 

@@ -232,6 +232,24 @@ async def test_heads_are_found_by_state_name_and_prefix(journal: Journal) -> Non
     assert await listed(journal, stream_prefix="ex-\U0010ffff") == []
 
 
+async def test_heads_are_found_by_their_parent(journal: Journal) -> None:
+    child = HeadChange("running", "order", None, parent="ex-1")
+    await journal.append(start("ex-1"))
+    await journal.append(start("ex-2", head=child))
+    await journal.append(start("other-3", head=child))
+    await journal.append(start("ex-4", head=HeadChange("done", "ship", None, parent="ex-1")))
+    await journal.append(start("ex-5", head=HeadChange("done", "ship", None, parent="ex-10")))
+    assert await listed(journal, parent="ex-1") == ["ex-4", "ex-2"]
+    assert await listed(journal, parent="ex-1", states=["done"]) == ["ex-4"]
+    assert await listed(journal, parent="ex-1", limit=1) == ["ex-4"]
+    assert await listed(journal, parent="ex-1", cursor="ex-4") == ["ex-2"]
+    assert await listed(journal, parent="ex-2") == []
+    assert await listed(journal, parent="") == []
+    head = await journal.head("ex-5")
+    assert head is not None
+    assert head.parent == "ex-10"
+
+
 # Only the holder of the newest epoch appends under a lease; names decide nothing.
 
 

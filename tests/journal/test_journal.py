@@ -171,9 +171,16 @@ class Difference(RuleBasedStateMachine):
         prefix=st.sampled_from(["", "ex-", "ex-%", "ex-\U0010ffff", "e", "o"]),
         limit=st.integers(-1, 4),
         cursor=st.none() | identities,
+        parent=st.none() | identities,
     )
     def list_heads(
-        self, states: list[str], wanted: list[str], prefix: str, limit: int, cursor: str | None
+        self,
+        states: list[str],
+        wanted: list[str],
+        prefix: str,
+        limit: int,
+        cursor: str | None,
+        parent: str | None,
     ) -> None:
         query = HeadQuery(
             category="ex",
@@ -182,6 +189,7 @@ class Difference(RuleBasedStateMachine):
             stream_prefix=prefix,
             limit=limit,
             cursor=cursor,
+            parent=parent,
         )
         self.both(lambda journal: journal.heads(query))
 

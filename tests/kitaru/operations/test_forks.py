@@ -36,6 +36,8 @@ from kitaru.sdk.flow import AsyncFlow, Flow
 AnyFlow = Flow[..., Any] | AsyncFlow[..., Any]
 ANSWER = 7
 BLOB = "x" * 50_000
+DELAYS = {"r0": 0.02, "r1": 0.01, "g0": 0.004, "g2": 0.002}
+"""What ends in another order than it was asked for."""
 
 runs: list[str] = []
 
@@ -53,7 +55,7 @@ def add(name: str, value: int) -> int:
 @checkpoint
 async def add_async(name: str, value: int) -> int:
     runs.append(name)
-    await asyncio.sleep(0.001 * (hash(name) % 3))
+    await asyncio.sleep(DELAYS.get(name, 0.0))
     return value + 1
 
 
@@ -659,7 +661,10 @@ async def test_a_diverged_source_is_forked_with_the_new_code(body: AnyFlow) -> N
 # in a pass after a crash, diverges instead of mixing two worlds.
 
 
-@pytest.mark.parametrize("change", ["changed", "fewer"])
+DIVERGENCES = {"changed": "arguments.value: 1 was recorded, now 11", "fewer": "without asking"}
+
+
+@pytest.mark.parametrize("change", DIVERGENCES)
 @CHANGING
 async def test_a_fork_diverges_from_what_it_was_given(body: AnyFlow, change: str) -> None:
     async with kitaru.runtime(journal="memory://"):
@@ -673,8 +678,10 @@ async def test_a_fork_diverges_from_what_it_was_given(body: AnyFlow, change: str
         told = next(n for n, f in enumerate(history) if isinstance(decode_event(f), OffersTaken))
         code["is"] = change
         replanted(runtime, body, history[: told + 1], "crashed")
-        with pytest.raises(kitaru.KitaruDivergenceError):
+        runs.clear()
+        with pytest.raises(kitaru.KitaruDivergenceError, match=DIVERGENCES[change]):
             await result_of(runtime, "crashed", body)
+        assert runs == []
         code["is"] = "old"
         await executions.resume(runtime, "crashed")
         assert await result_of(runtime, "crashed", body) == result
@@ -939,19 +946,23 @@ async def test_the_same_key_and_request_give_the_same_fork() -> None:
         await other.wait(30)
 
 
+@flow
+async def twins(start: int) -> list[int]:
+    return await asyncio.gather(*(_nested(f"n{n}") for n in range(start, start + 2)))
+
+
 async def test_a_key_finds_its_fork_when_the_name_has_become_ambiguous_since() -> None:
     async with kitaru.runtime(journal="memory://"):
         runtime = current_runtime()
-        whole, _ = await recorded_by(runtime, branches, 1)
+        whole, _ = await recorded_by(runtime, twins, 1)
         history = await history_of(runtime, whole)
         # As it is while the source still runs: one call of that name, and later several.
         plant(runtime, history[:2], "growing", Claim("x", 86_400))
         known = past_of("growing", history[:2])
         assert len(known.calls) == 1
-        keyed = branches.with_options(idempotency_key="once")
+        keyed = twins.with_options(idempotency_key="once")
         first = await keyed.replay("growing", from_="add_async")
         for fact in history[2:]:
-            event = decode_event(fact)
             state = fold(ABSENT, [decode_event(each) for each in history[: fact.version]])
             await runtime.journal.append(
                 Append(
@@ -961,7 +972,8 @@ async def test_a_key_finds_its_fork_when_the_name_has_become_ambiguous_since() -
                     head=head_of(state),
                 )
             )
-            assert event is not None
+        with pytest.raises(kitaru.KitaruUsageError, match="calls named 'add_async'"):
+            await twins.replay("growing", from_="add_async")
         again = await keyed.replay("growing", from_="add_async")
         assert again.exec_id == first.exec_id
         await first.wait(30)
@@ -1113,6 +1125,7 @@ def dependent(start: int) -> list[int]:
     second = then.submit(first, 1)
     third = then.submit(second, other=first)
     winner = kitaru.wait_any([third, second])
+    parity("end", 0)
     return [[third, second].index(winner), third.result()]
 
 
@@ -1121,20 +1134,79 @@ async def test_a_dependent_call_is_reused_where_its_new_arguments_are_the_old_on
         runtime = current_runtime()
         source, result = await recorded_by(runtime, dependent, 1)
         assert result == [1, 111]
-        for start, expected_runs, expected_result in (
-            (3, ["p", "then"], [1, 111]),
-            (2, ["p", "then", "then"], [1, 10]),
-        ):
+        cases: list[tuple[str, int, list[str], list[int]]] = [
+            ("then#2", 3, ["p", "then", "end"], [1, 111]),
+            ("parity#2", 3, ["p", "end"], [1, 111]),
+            ("then#2", 2, ["p", "then", "then", "end"], [1, 10]),
+        ]
+        for anchor, start, expected_runs, expected_result in cases:
             runs.clear()
-            fork = await dependent.aio.replay(source, from_="then#2", start=start)
+            fork = await dependent.aio.replay(source, from_=anchor, start=start)
             assert await fork.wait(30) == expected_result
             assert runs == expected_runs
             history = await history_of(runtime, fork.exec_id)
             first = 1 + sum(isinstance(decode_event(fact), EventOffered) for fact in history)
             for count in range(first, len(history)):
-                exec_id = f"crashed-{start}-{count}"
+                exec_id = f"crashed-{anchor}-{start}-{count}"
                 replanted(runtime, dependent, history[:count], exec_id)
                 assert await result_of(runtime, exec_id, dependent) == expected_result
+
+
+# The path and the name must agree, not the path alone.
+
+
+@checkpoint
+def subtract(name: str, value: int) -> int:
+    return value - 1
+
+
+@flow
+def renamed(start: int) -> int:
+    step = subtract if code["is"] == "changed" else add
+    first: int = step.submit("step", start, id="step").result()
+    return add("last", first)
+
+
+async def test_another_checkpoint_under_the_same_id_is_run() -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        code["is"] = "old"
+        source, result = await recorded_by(runtime, renamed, 5)
+        assert result == 7
+        code["is"] = "changed"
+        fork = await renamed.aio.replay(source, from_="add")
+        assert await fork.wait(30) == 5
+        code["is"] = "old"
+
+
+# The place of a reused call in a fork is where the body was given it, and what it was not given it
+# has not come to.
+
+
+@CHANGING
+async def test_a_fork_of_a_fork_runs_from_its_anchor_on(body: AnyFlow) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        code["is"] = "old"
+        source, result = await recorded_by(runtime, body, 1)
+        paths = list(past_of(source, await history_of(runtime, source)).calls)
+        child = await body.aio.replay(source, from_=paths[2])
+        assert await child.wait(30) == result
+        for place, anchor in enumerate(paths):
+            grandchild = await body.aio.replay(child.exec_id, from_=anchor)
+            assert await grandchild.wait(30) == result
+            own = await history_of(runtime, grandchild.exec_id)
+            assert (taken(own), ran(own)) == (paths[:place], paths[place:])
+        code["is"] = "fewer"
+        short = await body.aio.replay(source, from_=paths[2])
+        assert await short.wait(30) == [result[0]]
+        assert list(past_of("", await history_of(runtime, short.exec_id)).calls) == paths[:1]
+        code["is"] = "old"
+        with pytest.raises(kitaru.KitaruUsageError, match=f"come to: {paths[0]}[.]"):
+            await body.aio.replay(short.exec_id, from_=paths[1])
+        whole = await body.aio.replay(short.exec_id, from_=paths[0])
+        assert await whole.wait(30) == result
+        assert ran(await history_of(runtime, whole.exec_id)) == paths
 
 
 async def test_a_long_history_is_taken_over_at_once() -> None:

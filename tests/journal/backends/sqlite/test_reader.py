@@ -21,6 +21,7 @@ from journal import (
     open_journal,
     open_reader,
 )
+from journal.backends.sqlite import queries
 
 RUNNING = HeadChange("running", "order", None)
 DONE = HeadChange("done", "order", None)
@@ -232,3 +233,14 @@ def test_reading_needs_no_event_loop() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+# A lookup by parent walks the few heads that have one, and not all heads of the category.
+
+
+def test_heads_are_looked_up_by_parent_through_the_index(path: str) -> None:
+    query = queries.heads(HeadQuery(category="ex", parent="ex-1", cursor="ex-2"))
+    connection = sqlite3.connect(path)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {query.statement}", query.parameters).fetchall()
+    connection.close()
+    assert any("heads_by_parent" in detail for *_, detail in plan), plan
