@@ -37,6 +37,7 @@ class CheckpointDefinition:
         policy: Retry,
         type: str | None,  # noqa: A002 - the decorator's public name
         record_inputs: bool | None,
+        on_changed_arguments: str = "diverge",
     ) -> None:
         self.function = function
         self.name: str = function.__name__
@@ -45,6 +46,8 @@ class CheckpointDefinition:
         self.type = type
         self.record_inputs = record_inputs
         """True: always keep the arguments; None: when they are small; False: only their digest."""
+        self.on_changed_arguments = on_changed_arguments
+        """``diverge``, ``warn`` or ``ignore``."""
         self.binder = Binder(function)
         self._types: TypeScope | None = None
 
