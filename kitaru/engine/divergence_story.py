@@ -159,8 +159,8 @@ def _other_kind(parting: Parting) -> Told:
     asked, recorded = _asked(parting), parting.recorded.call
     return Told(
         DivergenceStory.CHANGED_KIND,
-        f"`{recorded.path}` is recorded as {_kind(recorded)}, and is {_kind(asked)} now, at "
-        f"{_site(asked)}",
+        f"`{recorded.path}` is recorded as {_kind(recorded)}, and is {_kind(asked)} now"
+        f"{_at(asked)}",
     )
 
 
@@ -191,8 +191,8 @@ def _passed_over(parting: Parting) -> Told:
     if parting.code.was_read and not _written(parting, recorded.name):
         return Told(
             DivergenceStory.REMOVED,
-            f"{_the(recorded)} recorded{_at(recorded)} was removed: {_the(asked)}{_at(asked)} comes "
-            "next",
+            f"{_the(recorded)} recorded{_at(recorded)} was removed: {_the(asked)}{_at(asked)} "
+            "comes next",
         )
     return _unexplained(parting, f"{_the(asked)}{_at(asked)} comes without")
 
@@ -211,8 +211,8 @@ def _new_call(parting: Parting, asked: DivergedCall, branch: Told | None) -> Tol
         where = f" (`{loop.text}`)" if loop is not None else ""
         return Told(
             DivergenceStory.MORE_CALLS,
-            f"`{asked.name}` is called more often than is recorded: another call at "
-            f"{_site(asked)}{where} comes before {_the(recorded)}",
+            f"`{asked.name}` is called more often than is recorded: another call"
+            f"{_at(asked)}{where} comes before {_the(recorded)}",
             _causes_of_loop(loop),
         )
     if branch is not None and parting.code.here is not None and parting.code.here.guards:
@@ -220,7 +220,8 @@ def _new_call(parting: Parting, asked: DivergedCall, branch: Told | None) -> Tol
     if _comes(parting, recorded, surely=False):
         return Told(
             DivergenceStory.INSERTED,
-            f"{_a(asked)} was inserted{_at(asked)}, before {_the(recorded)} recorded{_at(recorded)}",
+            f"{_a(asked)} was inserted{_at(asked)}, before {_the(recorded)} "
+            f"recorded{_at(recorded)}",
         )
     if branch is not None:
         return branch
@@ -272,14 +273,21 @@ def _moved(parting: Parting) -> Told | None:
 
 def _ended_early(parting: Parting) -> Told:
     recorded = parting.recorded.call
-    if parting.ended != "returned":
+    moved = _moved(parting)
+    if moved is not None:
+        return moved
+    raised = parting.ended != "returned"
+    if parting.code.was_read and not _written(parting, recorded.name):
+        instead = f"raises {parting.ended}" if raised else "returns"
+        return Told(
+            DivergenceStory.REMOVED,
+            f"{_the(recorded)} recorded{_at(recorded)} was removed: the code {instead} without it",
+        )
+    if raised:
         return Told(
             DivergenceStory.FEWER_CALLS,
             f"the code now raises {parting.ended} before it comes to {_the(recorded)}",
         )
-    moved = _moved(parting)
-    if moved is not None:
-        return moved
     loops = [call.loop for call in _named(parting, recorded.name) if call.loop is not None]
     again = any(
         known.call.name == recorded.name and known.call.path in parting.requested
@@ -295,11 +303,6 @@ def _ended_early(parting: Parting) -> Told:
     branch = _other_branch(parting)
     if branch is not None:
         return branch
-    if parting.code.was_read and not _written(parting, recorded.name):
-        return Told(
-            DivergenceStory.REMOVED,
-            f"{_the(recorded)} recorded{_at(recorded)} was removed: the code returns without it",
-        )
     return Told(
         DivergenceStory.FEWER_CALLS,
         f"the code returns without {_the(recorded)} recorded{_at(recorded)}",
@@ -328,7 +331,7 @@ def _other_branch(parting: Parting) -> Told | None:
     if parting.asked is None:
         instead = "and the code ends without it"
     else:
-        instead = f"and the code comes to {_the(parting.asked)} at {_site(parting.asked)}"
+        instead = f"and the code comes to {_the(parting.asked)}{_at(parting.asked)}"
     return Told(
         DivergenceStory.OTHER_BRANCH,
         f"the code takes another branch: `{guard.text}` ({_short_file(call.file)}:{guard.line}) "
@@ -455,6 +458,6 @@ def _short_file(file: str) -> str:
 def _unexplained(parting: Parting, what: str) -> Told:
     return Told(
         DivergenceStory.NOT_ASKED_FOR,
-        f"{what} {_the(parting.recorded.call)} that is recorded for {_site(parting.recorded.call)}",
+        f"{what} {_the(parting.recorded.call)} recorded{_at(parting.recorded.call)}",
         ("it was removed, renamed, or moved behind another call",),
     )

@@ -107,11 +107,11 @@ def _json(result: object) -> object:
 def _failure(
     output: Output, error: KitaruExecutionError | KitaruTimeoutError, text: str
 ) -> Failure:
-    kind, facts = Failure, {"exec_id": error.exec_id}
+    kind, facts = Failure, dict[str, object](exec_id=error.exec_id)
     if isinstance(error, KitaruExecutionError):
-        facts = {**facts, "status": error.status.value}
+        facts["status"] = error.status
     if isinstance(error, KitaruDivergenceError):
-        kind, facts = DivergedFailure, {**facts, "divergence": error.divergence}
+        kind, facts["divergence"] = DivergedFailure, error.divergence
     return kind(
         text,
         kind=type(error).__name__,
