@@ -194,6 +194,12 @@ def _passed_over(parting: Parting) -> Told:
             f"{_the(recorded)} recorded{_at(recorded)} was removed: {_the(asked)}{_at(asked)} "
             "comes next",
         )
+    if any(each.name == recorded.name and each.site == recorded.site for each in _given(parting)):
+        # One place in the code has made both, the one that is asked for and the one that is not.
+        return Told(
+            DivergenceStory.FEWER_CALLS,
+            f"`{recorded.name}` is called less often than is recorded{_at(recorded)}",
+        )
     return _unexplained(parting, f"{_the(asked)}{_at(asked)} comes without")
 
 
@@ -416,6 +422,11 @@ def _left(parting: Parting) -> list[DivergedCall]:
     waiting = {call.path for call in parting.waiting}
     given = (parting.requested - waiting) | {parting.recorded.call.path}
     return [known.call for known in parting.known if known.call.path not in given]
+
+
+def _given(parting: Parting) -> list[DivergedCall]:
+    """The recorded calls that the body has asked for."""
+    return [known.call for known in parting.known if known.call.path in parting.requested]
 
 
 def _key(call: DivergedCall) -> Key:

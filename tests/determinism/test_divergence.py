@@ -39,7 +39,8 @@ CHANGES = {
         "fetch",
         "fetch",
         (
-            "a call of `fetch` was inserted at changing.py:30, before the one recorded at changing.py",
+            "a call of `fetch` was inserted at changing.py:30",
+            "before the one recorded at changing.py:30.",
         ),
     ),
     "a call of the same name inserted between": Change(
