@@ -1,7 +1,12 @@
 """Every error that Kitaru raises. Facts are attributes; the message says what to do."""
 
-from kitaru.divergence import ArgumentDifference, DivergedCall, Divergence
+from typing import TYPE_CHECKING
+
 from kitaru.status import ExecutionStatus, FailureOrigin
+
+if TYPE_CHECKING:
+    # Not when it runs: an error's class must cost nothing before there is one.
+    from kitaru.divergence import ArgumentDifference, DivergedCall, Divergence
 
 
 class KitaruError(Exception):
@@ -98,7 +103,7 @@ class KitaruDivergenceError(KitaruExecutionError):
         exec_id: str,
         status: ExecutionStatus,
         failure_origin: FailureOrigin,
-        divergence: Divergence,
+        divergence: "Divergence",
     ) -> None:
         super().__init__(message, exec_id=exec_id, status=status, failure_origin=failure_origin)
         self.divergence = divergence
@@ -110,17 +115,17 @@ class KitaruDivergenceError(KitaruExecutionError):
         return self.divergence.story
 
     @property
-    def recorded(self) -> DivergedCall:
+    def recorded(self) -> "DivergedCall":
         """The recorded call that does not fit."""
         return self.divergence.recorded
 
     @property
-    def asked(self) -> tuple[DivergedCall, ...]:
+    def asked(self) -> "tuple[DivergedCall, ...]":
         """What the code waits for instead; empty when it has ended."""
         return self.divergence.asked
 
     @property
-    def differences(self) -> tuple[ArgumentDifference, ...]:
+    def differences(self) -> "tuple[ArgumentDifference, ...]":
         """Where the arguments differ, by path."""
         return self.divergence.differences
 

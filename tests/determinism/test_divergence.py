@@ -14,6 +14,7 @@ import pytest
 import kitaru
 from journal import RecordedEvent
 from kitaru.divergence import DivergenceStory as Story
+from kitaru.domain.execution.events import ArgumentsChanged
 from kitaru.engine.upcasts import decode_event
 from kitaru.operations import executions
 from kitaru.projections.timeline import timeline_of as kitaru_timeline
@@ -510,7 +511,7 @@ async def test_a_checkpoint_may_keep_its_outcome_whatever_its_arguments(
     assert await workshop.result(flow) == "a"
     assert workshop.module.RUNS == [("save", "a")]
     recorded = await workshop.recorded()
-    noted = [decode_event(fact) for fact in recorded if fact.type == "arguments_changed"]
+    noted = [e for e in map(decode_event, recorded) if isinstance(e, ArgumentsChanged)]
     warned = policy == "warn"
     assert [(event.path, event.differences) for event in noted] == [("fetch", ("url",))] * warned
     assert capsys.readouterr().err.count("event=arguments_changed") == warned
