@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kitaru.divergence import ArgumentDifference, DivergedCall, Divergence, DivergenceStory
     from kitaru.domain.execution.retry import Retry
     from kitaru.engine.codec import RecordedObject, register_type
     from kitaru.errors import (
@@ -44,12 +45,16 @@ if TYPE_CHECKING:
     from kitaru.status import ExecutionStatus, FailureOrigin
 
 _WHERE = {
+    "ArgumentDifference": "kitaru.divergence",
     "AsyncCheckpoint": "kitaru.sdk.checkpoint",
     "AsyncFlow": "kitaru.sdk.flow",
     "AsyncFlowHandle": "kitaru.sdk.handle",
     "AsyncKitaruClient": "kitaru.sdk.client",
     "Checkpoint": "kitaru.sdk.checkpoint",
     "CheckpointFuture": "kitaru.sdk.checkpoint",
+    "DivergedCall": "kitaru.divergence",
+    "Divergence": "kitaru.divergence",
+    "DivergenceStory": "kitaru.divergence",
     "Execution": "kitaru.projections.views",
     "ExecutionStatus": "kitaru.status",
     "FailureOrigin": "kitaru.status",
@@ -98,12 +103,16 @@ _WHERE = {
 }
 
 __all__ = [
+    "ArgumentDifference",
     "AsyncCheckpoint",
     "AsyncFlow",
     "AsyncFlowHandle",
     "AsyncKitaruClient",
     "Checkpoint",
     "CheckpointFuture",
+    "DivergedCall",
+    "Divergence",
+    "DivergenceStory",
     "Execution",
     "ExecutionStatus",
     "FailureOrigin",

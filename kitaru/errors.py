@@ -1,6 +1,12 @@
 """Every error that Kitaru raises. Facts are attributes; the message says what to do."""
 
+from typing import TYPE_CHECKING
+
 from kitaru.status import ExecutionStatus, FailureOrigin
+
+if TYPE_CHECKING:
+    # Not when it runs: an error's class must cost nothing before there is one.
+    from kitaru.divergence import ArgumentDifference, DivergedCall, Divergence
 
 
 class KitaruError(Exception):
@@ -89,6 +95,39 @@ class KitaruUserCodeError(KitaruExecutionError):
 
 class KitaruDivergenceError(KitaruExecutionError):
     """The flow's code no longer asks for what its journal has recorded."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exec_id: str,
+        status: ExecutionStatus,
+        failure_origin: FailureOrigin,
+        divergence: "Divergence",
+    ) -> None:
+        super().__init__(message, exec_id=exec_id, status=status, failure_origin=failure_origin)
+        self.divergence = divergence
+        """All the facts of the report."""
+
+    @property
+    def story(self) -> str:
+        """What has most likely happened: a `DivergenceStory`."""
+        return self.divergence.story
+
+    @property
+    def recorded(self) -> "DivergedCall":
+        """The recorded call that does not fit."""
+        return self.divergence.recorded
+
+    @property
+    def asked(self) -> "tuple[DivergedCall, ...]":
+        """What the code waits for instead; empty when it has ended."""
+        return self.divergence.asked
+
+    @property
+    def differences(self) -> "tuple[ArgumentDifference, ...]":
+        """Where the arguments differ, by path."""
+        return self.divergence.differences
 
 
 class KitaruCancelledError(KitaruExecutionError):

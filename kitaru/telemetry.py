@@ -92,6 +92,18 @@ class LogEvent(StrEnum):
         "flow",
         "report",
     )
+    ARGUMENTS_CHANGED = (
+        "arguments_changed",
+        "warning",
+        (
+            "A recorded call was made with other arguments, and was given its recorded outcome all "
+            "the same, as its checkpoint says (`on_changed_arguments`). Told once for each call."
+        ),
+        "exec_id",
+        "path",
+        "site",
+        "differences",
+    )
     CHECKPOINT_RETRYING = (
         "checkpoint_retrying",
         "warning",

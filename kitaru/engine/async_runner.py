@@ -5,6 +5,7 @@ import contextvars
 import functools
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from types import FrameType
 from typing import Any
 
 from msgspec import Struct
@@ -23,6 +24,7 @@ from kitaru.domain.execution.events import (
     ArtifactSaved,
     CheckpointCompleted,
     CheckpointFailed,
+    ExecutionDiverged,
     ExecutionEvent,
     ExecutionParked,
     FlowAttemptFailed,
@@ -33,17 +35,19 @@ from kitaru.domain.execution.events import (
     WaitAborted,
     WaitExpired,
 )
+from kitaru.engine.arguments_policy import changed_and_kept, may_be_given, misfit_of
 from kitaru.engine.cache import ResultCache
 from kitaru.engine.calls import Call, Delivery, Hit, delivery_of
+from kitaru.engine.code_reading import chain_at, read_code, suspended_frames
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
     Asked,
-    Divergence,
-    changed_arguments,
+    Mismatch,
+    Seen,
     changed_kind,
-    fewer_calls,
+    divergence_event,
+    never_asked_for,
     not_asked_for,
-    wait_not_asked_for,
 )
 from kitaru.engine.executions import Foreign, Outgoing, ignore
 from kitaru.engine.failures import describe
@@ -80,6 +84,11 @@ class Timer:
         self.handle = handle
         self.waiting: asyncio.TimerHandle | None = None
         self.noted = False
+
+    @property
+    def asked(self) -> Asked:
+        """The timer, for a divergence report."""
+        return Asked(self.path, "sleep", "", kind="sleep")
 
     def note_started(self) -> None:
         """Writes down that the body waits for a time, so that people see it."""
@@ -192,7 +201,7 @@ class AsyncRunner:
         self.cache.next_pass()
         self.blobs: dict[int, bytes] = {}
         self.logs = 0
-        self.divergence: Divergence | None = None
+        self.divergence: Mismatch | None = None
         self.loop: FlowLoop | None = None
         self.root: FlowTask | None = None
         self._ending = False
@@ -268,7 +277,7 @@ class AsyncRunner:
             return False
         outcome = order[0]
         if outcome.event.path not in self.requested:
-            self.divergence = not_asked_for(outcome, self._asked_now())
+            self.divergence = not_asked_for(outcome.event.path, self._asked_now())
             return False
         if self._needs_blob(outcome):
             return False
@@ -363,28 +372,28 @@ class AsyncRunner:
         self._advance()
 
     def _asked_now(self) -> list[Asked]:
-        return [
+        """What the body waits for; what is not recorded comes first."""
+        calls = [
             call.asked
             for call in self.requested.values()
             if isinstance(call, Call | Wait) and not call.future.done()
         ]
+        timers = [timer.asked for timer in self.timers.values()]
+        return sorted([*calls, *timers], key=lambda asked: asked.path in self.history.log)
 
     def _check_nothing_left(self) -> None:
-        for outcome in self.history.order:
-            if outcome.event.path not in self.requested:
-                self.divergence = fewer_calls(outcome)
-                return
-        self._check_waits()
+        paths = [outcome.event.path for outcome in self.history.order]
+        left = next((path for path in paths if path not in self.requested), self._left_wait())
+        if left is not None:
+            root = self._root
+            error = asyncio.CancelledError() if root.cancelled() else root.exception()
+            self.divergence = never_asked_for(left, error)
 
-    def _check_waits(self) -> None:
-        """Every wait that is recorded as open must have been asked for."""
-        for path, wait in self.history.waits.items():
-            if not isinstance(self.requested.get(path), Wait):
-                self.divergence = wait_not_asked_for(wait, self.history.version, self._asked_now())
-                return
-        unasked = self.history.unasked(self.requested)
-        if unasked is not None:
-            self.divergence = not_asked_for(unasked, self._asked_now())
+    def _left_wait(self) -> str | None:
+        """An open wait, or an offer that was taken before, that the body has not asked for."""
+        waits = self.history.waits
+        left = next((p for p in waits if not isinstance(self.requested.get(p), Wait)), None)
+        return left or self.history.unasked(self.requested)
 
     # what the body asks for
 
@@ -441,13 +450,16 @@ class AsyncRunner:
         self.requested[call.path] = call
         recorded = self.history.log.get(call.path)
         if recorded is not None:
-            self._check(recorded, call)
+            if not recorded.is_of(call.definition.name, call.digest):
+                self.divergence = self.divergence or misfit_of(recorded, call)
+                self._note_changed_arguments(recorded, call)
             return
         kept = self.history.kept.get(call.path)
-        if kept is not None and kept.is_of(call.definition.name, call.digest):
+        if kept is not None and may_be_given(kept, call, self.history):
+            self._note_changed_arguments(kept, call)
             self.kept_ready.append(call.path)
         elif kept is not None and call.path in self.history.owed:
-            self._check(kept, call)
+            self.divergence = self.divergence or misfit_of(kept, call)
         else:
             self.unstarted.append(call)
 
@@ -487,12 +499,10 @@ class AsyncRunner:
             raise _raisable(delivery.error)
         return delivery.value
 
-    def _check(self, recorded: Outcome, call: Call) -> None:
-        if recorded.is_of(call.definition.name, call.digest):
-            return
-        is_same_kind = recorded.is_of(call.definition.name)
-        different = changed_arguments if is_same_kind else changed_kind
-        self.divergence = self.divergence or different(recorded, call.asked)
+    def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
+        event = changed_and_kept(self.exec_id, recorded, call, self.history)
+        if event is not None:
+            self.execution.put(Outgoing(event))
 
     async def wait(self, wait: Wait) -> Any:
         """Waits for somebody's answer; inside the flow's body."""
@@ -541,9 +551,7 @@ class AsyncRunner:
         recorded = self.history.log.get(path)
         if recorded is not None:
             if not isinstance(recorded.event, TimerFired):
-                self.divergence = self.divergence or changed_kind(
-                    recorded, Asked(path, "sleep", "")
-                )
+                self.divergence = self.divergence or changed_kind(recorded, timer.asked)
         elif path in self.history.kept and self.history.kept[path].is_timer:
             self.kept_ready.append(path)
         else:
@@ -567,8 +575,9 @@ class AsyncRunner:
             return
         if not self._live:
             self._live = True
-            self._check_waits()
-            if self.divergence is not None:
+            left = self._left_wait()
+            if left is not None:
+                self.divergence = not_asked_for(left, self._asked_now())
                 self._diverge(self.divergence)
                 return
         unstarted, self.unstarted = self.unstarted, []
@@ -1010,9 +1019,32 @@ class AsyncRunner:
         self.history = task.result()
         self.begin()
 
-    def _diverge(self, divergence: Divergence) -> None:
+    def _diverge(self, mismatch: Mismatch) -> None:
         self._ending = True
-        event = divergence.event(self.exec_id)
+        found = divergence_event(
+            self.execution.journal, self.execution.stream, mismatch, self._seen(mismatch)
+        )
+        self.host.loop.create_task(found).add_done_callback(self._record_divergence)
+
+    def _seen(self, mismatch: Mismatch) -> Seen:
+        asked = mismatch.asked
+        others = [each for each in self._asked_now() if asked is None or each.path != asked.path]
+        frames: list[FrameType] = []
+        if asked is not None and self.loop is not None:
+            chains = [suspended_frames(coroutine) for coroutine in self.loop.coroutines()]
+            frames = chain_at(chains, asked.site)
+        code = read_code(self.definition.function, frames, asked, self.host.codec)
+        return Seen(set(self.requested), others, code)
+
+    @guarded
+    def _record_divergence(self, task: "asyncio.Task[ExecutionDiverged]") -> None:
+        if self._stopped:
+            return
+        error = None if task.cancelled() else task.exception()
+        if error is not None or task.cancelled():
+            self._give_up(error)
+            return
+        event = task.result()
         self.execution.take()
         self.execution.put(Outgoing(event, recorded=lambda _: self._finish(event, None)))
         self._flush()

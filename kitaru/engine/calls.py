@@ -101,7 +101,9 @@ class Call:
     @property
     def asked(self) -> Asked:
         """The call, for a divergence report."""
-        return Asked(self.path, self.definition.name, self.site, self.encoded, self.digest)
+        kept, _ = kept_arguments(self.encoded, self.definition.record_inputs)
+        shown = b"" if kept is None else self.encoded
+        return Asked(self.path, self.definition.name, self.site, shown, self.digest)
 
     @property
     def duration_us(self) -> int:

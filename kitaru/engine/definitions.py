@@ -39,6 +39,7 @@ class CheckpointDefinition:
         type: str | None,  # noqa: A002 - the decorator's public name
         record_inputs: bool | None,
         cache: bool | None = None,
+        on_changed_arguments: str = "diverge",
     ) -> None:
         self.function = function
         self.name: str = function.__name__
@@ -50,6 +51,8 @@ class CheckpointDefinition:
         self.cache = cache
         """Whether results may be reused by other executions; None: as the execution says."""
         self.fingerprint = Fingerprint(function)
+        self.on_changed_arguments = on_changed_arguments
+        """``diverge``, ``warn`` or ``ignore``."""
         self.binder = Binder(function)
         self._types: TypeScope | None = None
 

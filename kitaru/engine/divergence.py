@@ -1,20 +1,44 @@
-"""What to tell people when a flow's code no longer asks for what its journal has recorded."""
+"""Where a flow's code and its journal part: what the runners note, and the report made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct
+from msgspec.structs import replace
 
+from journal import Journal
+from kitaru.divergence import DivergedCall, Divergence, DivergenceStory
 from kitaru.domain.execution.events import (
     CheckpointCompleted,
+    CheckpointEvent,
     CheckpointFailed,
+    CheckpointStarted,
+    EventOffered,
     ExecutionDiverged,
+    ExecutionEvent,
+    ExecutionReopened,
+    FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
+    OffersTaken,
+    TimerFired,
+    TimerStarted,
+    WaitAborted,
+    WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.values import StoredValue
+from kitaru.engine.code_reading import Code
+from kitaru.engine.differences import differences
+from kitaru.engine.divergence_story import KnownCall, Parting, Told, tell
+from kitaru.engine.divergence_text import report
+from kitaru.engine.executions import exec_id_of
 from kitaru.engine.history import Outcome
+from kitaru.engine.upcasts import decode_event, offered_event
 
-SHOWN_DIFFERENCES = 12
+SHOWN_CALLS = 20
+"""How many calls that the code waits for a report names."""
 
 
 class Asked(Struct, frozen=True):
@@ -24,182 +48,200 @@ class Asked(Struct, frozen=True):
     name: str
     site: str
     arguments: bytes = b""
-    """The codec's JSON; empty for what takes no arguments."""
+    """The codec's JSON, where it may be kept; empty for what takes no arguments."""
     arguments_digest: str = ""
+    kind: str = "checkpoint"
 
 
-class Divergence(Struct, frozen=True):
-    """A replay that does not fit: the facts, and the text made of them."""
+class Mismatch(Struct, frozen=True):
+    """What a runner knows when the body and its journal part."""
 
-    story: str
-    """``changed_arguments``, ``changed_kind``, ``not_asked_for``,
-    ``wait_not_asked_for`` or ``fewer_calls``."""
-    recorded_path: str
-    recorded_version: int
-    recorded_site: str
-    asked: tuple[Asked, ...] = ()
-    differences: tuple[str, ...] = ()
-
-    def event(self, exec_id: str) -> ExecutionDiverged:
-        """The fact for the journal."""
-        return ExecutionDiverged(
-            report=self.text(exec_id), facts=msgspec.Raw(msgspec.json.encode(self.facts()))
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """The report for machines."""
-        return {
-            "story": self.story,
-            "recorded": {
-                "path": self.recorded_path,
-                "version": self.recorded_version,
-                "site": self.recorded_site,
-            },
-            "asked": [{"path": call.path, "site": call.site} for call in self.asked],
-            "differences": list(self.differences),
-        }
-
-    def text(self, exec_id: str) -> str:
-        """The report for people."""
-        lines = [
-            f"The flow's code no longer fits the journal of execution {exec_id}.",
-            (
-                f"  recorded: {self.recorded_path} (event {self.recorded_version}, called at "
-                f"{self.recorded_site or 'an unknown place'})"
-            ),
-            *self._asked_lines(),
-            *(f"    {difference}" for difference in self.differences),
-            f"  likely: {_STORIES[self.story]}",
-            (
-                "  Nothing is lost and nothing was run. Put the old code back and resume it with "
-                f"`kitaru executions resume {exec_id}`, or start a new execution with the new code."
-            ),
-        ]
-        return "\n".join(lines)
-
-    def _asked_lines(self) -> list[str]:
-        if not self.asked:
-            return ["  the code now: returns without asking for it"]
-        return [f"  the code now: {call.path} (at {call.site})" for call in self.asked[:3]]
+    path: str
+    """Of the recorded call that does not fit."""
+    kind: str
+    """``arguments`` or ``kind`` of the call under that path, ``passed_over``, or ``ended``."""
+    asked: Asked | None = None
+    """What the body asks for instead."""
+    ended: str = ""
+    """How the body ended."""
 
 
-_STORIES = {
-    "changed_arguments": "an argument of the call was changed, or depends on something that is "
-    "different now (the time, randomness, the environment, the order of a set).",
-    "changed_kind": "another kind of call now stands in this place.",
-    "not_asked_for": "the recorded call was removed, renamed or moved behind another one, or a new "
-    "call was put in front of it.",
-    "wait_not_asked_for": "the recorded wait was removed, renamed or moved behind another call, "
-    "while somebody was asked for an answer.",
-    "fewer_calls": "the recorded call was removed or renamed, or a condition now takes another "
-    "branch.",
-}
+class Seen(Struct, frozen=True):
+    """What the body has done in this pass."""
+
+    requested: Collection[str]
+    """The paths of all it has asked for."""
+    waiting: Sequence[Asked]
+    """What it waits for, in the order in which it was asked for."""
+    code: Code
 
 
-def changed_arguments(outcome: Outcome, asked: Asked) -> Divergence:
+def changed_arguments(outcome: Outcome, asked: Asked) -> Mismatch:
     """The same call, with other arguments."""
-    event = outcome.event
-    before = b""
-    if isinstance(event, CheckpointCompleted | CheckpointFailed) and event.arguments is not None:
-        before = bytes(event.arguments.json)
-    return Divergence(
-        story="changed_arguments",
-        recorded_path=event.path,
-        recorded_version=outcome.version,
-        recorded_site=site_of(outcome),
-        asked=(asked,),
-        differences=tuple(_differences(before, asked.arguments)),
-    )
+    return Mismatch(outcome.event.path, "arguments", asked)
 
 
-def changed_kind(outcome: Outcome, asked: Asked) -> Divergence:
+def changed_kind(outcome: Outcome, asked: Asked) -> Mismatch:
     """A call of another kind under the same path."""
-    return Divergence(
-        story="changed_kind",
-        recorded_path=outcome.event.path,
-        recorded_version=outcome.version,
-        recorded_site=site_of(outcome),
-        asked=(asked,),
-    )
+    return Mismatch(outcome.event.path, "kind", asked)
 
 
-def not_asked_for(outcome: Outcome, asked: Sequence[Asked]) -> Divergence:
-    """The body waits for something else than what is recorded next."""
-    return Divergence(
-        story="not_asked_for",
-        recorded_path=outcome.event.path,
-        recorded_version=outcome.version,
-        recorded_site=site_of(outcome),
-        asked=tuple(asked),
-    )
+def not_asked_for(path: str, asked: Sequence[Asked]) -> Mismatch:
+    """The body waits for something else than what is recorded next, or what is recorded as open."""
+    return Mismatch(path, "passed_over", asked[0] if asked else None)
 
 
-def fewer_calls(outcome: Outcome) -> Divergence:
+def never_asked_for(path: str, error: BaseException | None) -> Mismatch:
     """The body has ended without asking for a recorded call."""
-    return Divergence(
-        story="fewer_calls",
-        recorded_path=outcome.event.path,
-        recorded_version=outcome.version,
-        recorded_site=site_of(outcome),
+    return Mismatch(path, "ended", ended=_ended(error))
+
+
+def _ended(error: BaseException | None) -> str:
+    return "returned" if error is None else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+async def divergence_event(
+    journal: Journal, stream: str, mismatch: Mismatch, seen: Seen
+) -> ExecutionDiverged:
+    """The fact for the journal, with its report. Raises what reading the journal raises."""
+    events = [(fact.version, decode_event(fact)) for fact in await journal.read_stream(stream)]
+    known = known_calls(events)
+    recorded = known.get(mismatch.path) or KnownCall(DivergedCall(path=mismatch.path))
+    if recorded.blob is not None:
+        content = msgspec.json.decode(await journal.get_blob(recorded.blob))
+        recorded = replace(recorded, call=replace(recorded.call, arguments=content))
+    divergence = explained(mismatch, recorded, known.values(), seen)
+    return ExecutionDiverged(
+        report=report(exec_id_of(stream), divergence), facts=Raw(msgspec.json.encode(divergence))
     )
 
 
-def wait_not_asked_for(wait: WaitRequested, version: int, asked: Sequence[Asked]) -> Divergence:
-    """The body is not at a wait that is recorded as open."""
+def explained(
+    mismatch: Mismatch, recorded: KnownCall, known: Iterable[KnownCall], seen: Seen
+) -> Divergence:
+    """The divergence with its likeliest story."""
+    asked = None if mismatch.asked is None else call_of(mismatch.asked)
+    waiting = [call_of(each) for each in seen.waiting if each is not mismatch.asked]
+    before, now = recorded.call.arguments, UNSET if asked is None else asked.arguments
+    comparable = mismatch.kind == "arguments" and before is not UNSET and now is not UNSET
+    parting = Parting(
+        kind=mismatch.kind,
+        recorded=recorded,
+        asked=asked,
+        ended=mismatch.ended,
+        known=tuple(known),
+        requested=frozenset(seen.requested),
+        waiting=tuple(waiting),
+        code=seen.code,
+        differences=differences(before, now) if comparable else (),
+    )
+    told = _told(parting)
     return Divergence(
-        story="wait_not_asked_for",
-        recorded_path=wait.path,
-        recorded_version=version,
-        recorded_site=wait.site,
-        asked=tuple(asked),
+        story=told.story,
+        summary=told.summary,
+        recorded=recorded.call,
+        asked=(() if asked is None else (asked,)) + parting.waiting[:SHOWN_CALLS],
+        differences=parting.differences if told.compares else (),
+        hints=told.hints,
+        ended=mismatch.ended,
     )
 
 
-def site_of(outcome: Outcome) -> str:
-    """Where the recorded call was made."""
-    event = outcome.event
-    return event.site if isinstance(event, CheckpointCompleted | CheckpointFailed) else ""
+def _told(parting: Parting) -> Told:
+    try:
+        told = tell(parting)
+    except Exception as error:
+        # A divergence is recorded with its facts, whatever is wrong with its story.
+        path = parting.recorded.call.path
+        fault = f"its story could not be told: {error!r}"
+        return Told(DivergenceStory.NOT_ASKED_FOR, f"{path} does not fit", (fault,), compares=True)
+    if parting.code.fault:
+        fault = f"the source could not be made sense of: {parting.code.fault}"
+        return replace(told, hints=(*told.hints, fault))
+    return told
 
 
-def _differences(before: bytes, now: bytes) -> list[str]:
-    if not before:
-        return ["the recorded arguments were too large to keep; only their digest differs"]
-    return differences("arguments", msgspec.json.decode(before), msgspec.json.decode(now))
+def call_of(asked: Asked) -> DivergedCall:
+    """The call as it is told."""
+    return DivergedCall(
+        path=asked.path,
+        name=asked.name,
+        kind=asked.kind,
+        site=asked.site,
+        arguments=msgspec.json.decode(asked.arguments) if asked.arguments else UNSET,
+        arguments_digest=asked.arguments_digest,
+    )
 
 
-def differences(path: str, before: Any, now: Any) -> list[str]:
-    """Where two JSON values differ, by path; of many, the first."""
-    found: list[str] = []
-    _compare(path, before, now, found)
-    if len(found) > SHOWN_DIFFERENCES:
-        left_out = len(found) - SHOWN_DIFFERENCES
-        return [*found[:SHOWN_DIFFERENCES], f"and {left_out} more"]
-    return found
+def known_calls(events: Iterable[tuple[int, ExecutionEvent]]) -> dict[str, KnownCall]:
+    """The calls of the current flow attempt by path, in the order in which they ended.
+
+    Those that have begun and not ended come last.
+    """
+    calls: dict[str, KnownCall] = {}
+    offers: dict[str, list[tuple[int, ExecutionEvent]]] = {}
+    for version, event in events:
+        match event:
+            case EventOffered(path=path):
+                offers.setdefault(path, []).append((version, offered_event(event)))
+            case OffersTaken(paths=paths):
+                for offer in (each for path in paths for each in offers.get(path, ())):
+                    _take_in(calls, *offer)
+            case _:
+                _take_in(calls, version, event)
+    return dict(sorted(calls.items(), key=lambda item: _order(item[1])))
 
 
-def _compare(path: str, before: Any, now: Any, found: list[str]) -> None:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(key for key in now if key not in before)]:
-            _compare(f"{path}.{key}", before.get(key, _ABSENT), now.get(key, _ABSENT), found)
-    elif isinstance(before, list) and isinstance(now, list):
-        for index in range(max(len(before), len(now))):
-            _compare(f"{path}[{index}]", _item(before, index), _item(now, index), found)
-    elif type(before) is not type(now) or before != now:
-        found.append(f"{path}: {_shown(before)} was recorded, now {_shown(now)}")
+def _take_in(calls: dict[str, KnownCall], version: int, event: ExecutionEvent) -> None:
+    match event:
+        case CheckpointStarted() | CheckpointFailed(retry_at=int()):
+            calls.setdefault(event.path, _checkpoint(event, None))
+        case CheckpointCompleted() | CheckpointFailed():
+            calls[event.path] = _checkpoint(event, version)
+        case TimerStarted(path=path, site=site):
+            calls[path] = _call(path, "sleep", "sleep", site)
+        case WaitRequested(path=path, name=name, site=site):
+            calls[path] = _call(path, name, "wait", site)
+        case TimerFired(path=path):
+            known = calls.get(path) or _call(path, "sleep", "sleep", "")
+            calls[path] = _ended_at(known, version)
+        case InputGiven(path=path) | WaitAborted(path=path) | WaitExpired(path=path):
+            # An answer may come before its wait: then it is none of the body's yet.
+            if path in calls:
+                calls[path] = _ended_at(calls[path], version)
+        case InputRejected(path=path):
+            calls[path] = _ended_at(calls[path], None)
+        case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
+            calls.clear()
+        case _:
+            pass
 
 
-class _Absent:
-    def __repr__(self) -> str:
-        return "nothing"
+def _order(known: KnownCall) -> float:
+    return float("inf") if known.call.version is None else known.call.version
 
 
-_ABSENT = _Absent()
+def _call(path: str, name: str, kind: str, site: str) -> KnownCall:
+    return KnownCall(DivergedCall(path=path, name=name, kind=kind, site=site))
 
 
-def _item(items: list[Any], index: int) -> Any:
-    return items[index] if index < len(items) else _ABSENT
+def _ended_at(known: KnownCall, version: int | None) -> KnownCall:
+    return replace(known, call=replace(known.call, version=version))
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _checkpoint(event: CheckpointEvent, version: int | None) -> KnownCall:
+    call = DivergedCall(
+        path=event.path,
+        name=event.name,
+        site=event.site,
+        version=version,
+        arguments=_kept(event.arguments),
+        arguments_digest=event.arguments_digest,
+    )
+    return KnownCall(call, None if event.arguments is None else event.arguments.blob)
+
+
+def _kept(arguments: StoredValue | None) -> Any:
+    if arguments is None or arguments.blob is not None:
+        return UNSET
+    return msgspec.json.decode(arguments.json)

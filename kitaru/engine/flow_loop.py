@@ -183,6 +183,10 @@ class FlowLoop(asyncio.AbstractEventLoop):
             raise KitaruUsageError("This is possible only inside a task of the flow's body.")
         return task
 
+    def coroutines(self) -> list[Any]:
+        """The coroutines of the body's tasks that are not done, the first task's first."""
+        return [task.get_coro() for task in self._tasks if not task.done()]
+
     # asyncio's own interface
 
     def create_task(

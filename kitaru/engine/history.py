@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 from msgspec import Struct
 
 from kitaru.domain.execution.events import (
+    ArgumentsChanged,
     CancelRequested,
     CheckpointCompleted,
     CheckpointEvent,
@@ -109,6 +110,8 @@ class History:
         """When the timers that were written down are due."""
         self.logged: dict[str, None] = {}
         """The flow-scope `log()` calls that are recorded already."""
+        self.changed: set[str] = set()
+        """The calls that are recorded to have been made with other arguments."""
         self.cancelled_at: int | None = None
         """The version of the cancel request, if there is one since the last reopening."""
         self.cancel_reason = ""
@@ -165,6 +168,8 @@ class History:
                 self.timers[path] = due_at
             case InputRejected():
                 self._reject(event)
+            case ArgumentsChanged(path=path):
+                self.changed.add(path)
             case CancelRequested(reason=reason):
                 self.cancelled_at = version
                 self.cancel_reason = reason
@@ -200,9 +205,9 @@ class History:
             paths.append(self._untold.popleft())
         return OffersTaken(paths=tuple(paths)) if paths else None
 
-    def unasked(self, requested: Container[str]) -> Outcome | None:
-        """An offer that was taken before, and that this pass has not asked for."""
-        return next((self.kept[path] for path in self.owed if path not in requested), None)
+    def unasked(self, requested: Container[str]) -> str | None:
+        """The path of an offer that was taken before, and that this pass has not asked for."""
+        return next((path for path in self.owed if path not in requested), None)
 
     def _offer(self, version: int, offer: EventOffered) -> None:
         event = offered_event(offer)

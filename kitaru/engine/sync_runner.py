@@ -5,9 +5,11 @@ import contextlib
 import contextvars
 import functools
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from msgspec.structs import replace
@@ -28,17 +30,19 @@ from kitaru.domain.execution.events import (
     TimerStarted,
     WaitExpired,
 )
+from kitaru.engine.arguments_policy import changed_and_kept, may_be_given, misfit_of
 from kitaru.engine.cache import ResultCache
 from kitaru.engine.calls import Call, Delivery, delivery_of
+from kitaru.engine.code_reading import body_frames, read_code
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
     Asked,
-    Divergence,
-    changed_arguments,
+    Mismatch,
+    Seen,
     changed_kind,
-    fewer_calls,
+    divergence_event,
+    never_asked_for,
     not_asked_for,
-    wait_not_asked_for,
 )
 from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
@@ -149,6 +153,7 @@ class SyncRunner:
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
         self._thread = 0
+        self._end_told = False
         self._let_go_at = 0.0
         """When the body, where it is blocked, has waited for long enough."""
         self._new_pass_state()
@@ -166,7 +171,9 @@ class SyncRunner:
         self.unshared: set[str] = set()
         """The calls whose attempt has done something for its own execution alone."""
         self.cache.next_pass()
-        self.divergence: Divergence | None = None
+        self.divergence: Mismatch | None = None
+        self._misfit: Mismatch | None = None
+        """A submitted call that does not fit: told once the body needs a value."""
         self._cancel_delivered = False
         self.pass_number = getattr(self, "pass_number", 0) + 1
 
@@ -189,9 +196,15 @@ class SyncRunner:
             error = raised
         finally:
             self._stopped = True
-            # A body may come to its next durable call after its runtime was closed.
-            with contextlib.suppress(RuntimeError):
-                self.host.loop.call_soon_threadsafe(self.host.ended, self, event, error)
+            self._tell_end(event, error)
+
+    def _tell_end(self, event: ExecutionEvent | None, error: Exception | None) -> None:
+        if self._end_told:
+            return
+        self._end_told = True
+        # A body may come to its next durable call after its runtime was closed.
+        with contextlib.suppress(RuntimeError):
+            self.host.loop.call_soon_threadsafe(self.host.ended, self, event, error)
 
     def _run_passes(self) -> ExecutionEvent:
         while True:
@@ -219,12 +232,7 @@ class SyncRunner:
         """Records how the body ended."""
         if self._stopped:
             raise ExecutionSuspended
-        leftover = self._first_unrequested()
-        if leftover is not None and self.divergence is None:
-            self.divergence = fewer_calls(leftover)
-        self._check_waits([])
-        if self.divergence is not None:
-            return self._record(self.divergence.event(self.exec_id))
+        self._check_all_fits([], error, ended=True)
         error = self._finish_submitted() or error if error is None else error
         with self.changed:
             self.ended = True
@@ -277,9 +285,29 @@ class SyncRunner:
         self.stop()
         return ExecutionSuspended()
 
-    def _diverge(self, divergence: Divergence) -> ExecutionSuspended:
-        self.divergence = self.divergence or divergence
+    def _diverge(self, mismatch: Mismatch) -> ExecutionSuspended:
+        """Records the divergence at once: whatever the body does with what it is raised here."""
+        if self.divergence is None:
+            self.divergence = mismatch
+            self.execution.take()
+            frames = body_frames(sys._getframe(), SyncRunner._run_body.__code__)
+            found = divergence_event(
+                self.execution.journal, self.execution.stream, mismatch, self._seen(frames)
+            )
+            try:
+                event = self._record(self._await(found))
+            except Exception as error:
+                return self._let_down(error)
+            self._tell_end(event, None)
+            self.stop()
         return ExecutionSuspended()
+
+    def _seen(self, frames: list[FrameType]) -> Seen:
+        asked = None if self.divergence is None else self.divergence.asked
+        waiting = [future.call.asked for future in self.submitted if not future.settled]
+        others = [each for each in waiting if asked is None or each.path != asked.path]
+        code = read_code(self.definition.function, frames, asked, self.host.codec)
+        return Seen(set(self.requested), others, code)
 
     # what the body asks for
 
@@ -308,7 +336,7 @@ class SyncRunner:
         return self.seed, self.new_path(DRAW, None)
 
     def _check_thread(self) -> None:
-        if self._stopped or self.divergence is not None:
+        if self._stopped:
             raise ExecutionSuspended
         if threading.get_ident() != self._thread:
             raise KitaruContextError(
@@ -318,6 +346,7 @@ class SyncRunner:
 
     def perform(self, call: Call) -> Any:
         """Gives the call's recorded outcome, or runs it on this thread."""
+        self._check_fits()
         call.arguments = self._resolved(call.arguments)
         call.encode(self.host.codec)
         outcome = self._request(call)
@@ -345,7 +374,7 @@ class SyncRunner:
         call = future.call
         call.arguments = self._resolved(call.arguments)
         call.encode(self.host.codec)
-        outcome = self._request(call)
+        outcome = self._request(call, submitted=True)
         if outcome is not None:
             future.settle(outcome)
         else:
@@ -353,7 +382,7 @@ class SyncRunner:
 
     def _start_or_hold(self, future: CallFuture) -> None:
         with self.changed:
-            if self._first_unrequested() is not None:
+            if self._misfit or self._first_unrequested() or self._unrequested_wait():
                 self.held.append(functools.partial(self._start, future))
                 return
         self._release_held()
@@ -439,28 +468,51 @@ class SyncRunner:
             return
         self._start_or_hold(future)
 
-    def _request(self, call: Call) -> Outcome | None:
+    def _request(self, call: Call, submitted: bool = False) -> Outcome | None:
         self.requested.add(call.path)
         recorded = self.history.log.get(call.path)
         if recorded is not None:
-            self._check(recorded, call)
+            if not recorded.is_of(call.definition.name, call.digest):
+                self._misfit = self._misfit or misfit_of(recorded, call)
+                if self._misfit is not None:
+                    if submitted:
+                        # What the body submits beside it tells what has happened to the code.
+                        return None
+                    raise self._diverge(self._misfit)
+                self._note_changed_arguments(recorded, call)
             del self.history.log[call.path]
             return recorded
         kept = self.history.kept.get(call.path)
         if kept is None:
             return None
-        if kept.is_of(call.definition.name, call.digest):
+        if may_be_given(kept, call, self.history):
+            self._note_changed_arguments(kept, call)
             self.history.take(call.path)
             return kept
         if call.path in self.history.owed:
-            self._check(kept, call)
+            self._misfit = self._misfit or misfit_of(kept, call)
+            if self._misfit is not None and not submitted:
+                raise self._diverge(self._misfit)
         return None
 
-    def _check(self, recorded: Outcome, call: Call) -> None:
-        if not recorded.is_of(call.definition.name):
-            raise self._diverge(changed_kind(recorded, call.asked))
-        if not recorded.is_of(call.definition.name, call.digest):
-            raise self._diverge(changed_arguments(recorded, call.asked))
+    def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
+        event = changed_and_kept(self.exec_id, recorded, call, self.history)
+        if event is not None:
+            self.execution.put(Outgoing(event))
+
+    def _check_fits(self) -> None:
+        """The body needs a value: what it has submitted so far must fit."""
+        if self._misfit is not None:
+            raise self._diverge(self._misfit)
+
+    def _check_passed_over(self, version: int, asked: Asked | Call) -> None:
+        """Whatever is recorded before an outcome was asked for before the body was given it."""
+        if not self.history.order:
+            return
+        unrequested = self._first_unrequested()
+        if unrequested is not None and unrequested.version < version:
+            shown = asked.asked if isinstance(asked, Call) else asked
+            raise self._diverge(not_asked_for(unrequested.event.path, [shown]))
 
     def _first_unrequested(self) -> Outcome | None:
         with self.changed:
@@ -471,36 +523,40 @@ class SyncRunner:
 
     def _before_live(self, asked: Asked) -> None:
         """The body blocks on something that is not recorded: the replay must be at its end."""
-        unrequested = self._first_unrequested()
-        if unrequested is not None:
-            # Recorded by a handler, if a cancel request stands before it.
-            self._deliver_cancel_before(unrequested.version)
-            raise self._diverge(not_asked_for(unrequested, [asked]))
-        self._check_waits([asked])
-        if self.divergence is not None:
-            raise ExecutionSuspended
+        self._check_all_fits([asked])
         self._release_held()
 
-    def _check_waits(self, asked: list[Asked]) -> None:
-        """A wait that is recorded as open must have been asked for."""
+    def _check_all_fits(
+        self, asked: list[Asked], error: BaseException | None = None, *, ended: bool = False
+    ) -> None:
+        """All that is recorded, open waits too, must have been asked for."""
+        self._check_fits()
+        unrequested = self._first_unrequested()
+        if unrequested is not None and not ended:
+            # Recorded by a handler, if a cancel request stands before it.
+            self._deliver_cancel_before(unrequested.version)
+        path = unrequested.event.path if unrequested is not None else self._unrequested_wait()
+        if path is None:
+            return
+        raise self._diverge(never_asked_for(path, error) if ended else not_asked_for(path, asked))
+
+    def _unrequested_wait(self) -> str | None:
         with self.changed:
-            left = [w for path, w in self.history.waits.items() if path not in self.requested]
-        if left and self.divergence is None:
-            self.divergence = wait_not_asked_for(left[0], self.history.version, asked)
-        unasked = self.history.unasked(self.requested)
-        if unasked is not None and self.divergence is None:
-            self.divergence = not_asked_for(unasked, asked)
+            left = next((path for path in self.history.waits if path not in self.requested), None)
+            return left or self.history.unasked(self.requested)
 
     # waiting for people and times
 
     def wait(self, wait: Wait) -> Any:
         """Blocks until somebody has answered; gives the answer."""
+        self._check_fits()
         self.requested.add(wait.path)
         while True:
             outcome = self._recorded_outcome(wait.path, wait.asked, WaitOutcome)
             if outcome is None:
                 outcome = self._await_answer(wait)
             self._deliver_cancel_before(outcome.version)
+            self._check_passed_over(outcome.version, wait.asked)
             delivery = self._answer(wait, outcome)
             if delivery is not None:
                 self._advance_clock(outcome)
@@ -556,11 +612,14 @@ class SyncRunner:
 
     def sleep(self, path: str, seconds: float, site: str) -> None:
         """Blocks for a time that goes on while the process is down."""
+        self._check_fits()
         self.requested.add(path)
-        outcome = self._recorded_outcome(path, Asked(path, "sleep", site), TimerFired)
+        asked = Asked(path, "sleep", site, kind="sleep")
+        outcome = self._recorded_outcome(path, asked, TimerFired)
         if outcome is None:
-            outcome = self._await_time(path, seconds, site)
+            outcome = self._await_time(asked, seconds)
         self._deliver_cancel_before(outcome.version)
+        self._check_passed_over(outcome.version, asked)
         with self.changed:
             if outcome is self.history.kept.get(path):
                 self.history.take(path)
@@ -569,8 +628,9 @@ class SyncRunner:
         assert isinstance(outcome.event, TimerFired)
         self.clock = max(self.clock, outcome.event.due_at)
 
-    def _await_time(self, path: str, seconds: float, site: str) -> Outcome:
-        self._before_live(Asked(path, "sleep", site))
+    def _await_time(self, asked: Asked, seconds: float) -> Outcome:
+        path = asked.path
+        self._before_live(asked)
         self._deliver_cancel_before(None)
         self._wait_for_lease()
         # In a fork, before anything of its own has happened: the source's times are long over.
@@ -578,7 +638,7 @@ class SyncRunner:
         due_at = self.history.timers.get(path, clock + round(seconds * 1_000_000))
         if due_at > self.host.journal.now():
             if path not in self.history.timers:
-                self._put_noted(TimerStarted(path=path, due_at=due_at, site=site))
+                self._put_noted(TimerStarted(path=path, due_at=due_at, site=asked.site))
                 self._flush()
             self._block(lambda: False, due_at, IDLE_SECONDS)
         outcomes: list[Outcome] = []
@@ -824,6 +884,7 @@ class SyncRunner:
     def result_of(self, future: CallFuture) -> Any:
         """Blocks until the submitted call has its outcome, and gives it."""
         self._check_thread()
+        self._check_fits()
         return self._take_future(future)
 
     def _take_future(self, future: CallFuture) -> Any:
@@ -848,6 +909,7 @@ class SyncRunner:
     def first_of(self, futures: list[CallFuture]) -> CallFuture:
         """Blocks until one of the submitted calls has its outcome; the earliest in the journal."""
         self._check_thread()
+        self._check_fits()
         if not any(future.settled for future in futures):
             self._before_live(futures[0].call.asked)
             with self.changed:
@@ -866,6 +928,7 @@ class SyncRunner:
         settled = [future for future in futures if future.settled]
         first = min(settled, key=lambda future: (future.settled_at, future.follows))
         self._deliver_cancel_before(first.settled_at)
+        self._check_passed_over(first.settled_at, first.call.asked)
         if first.outcome is not None:
             self._advance_clock(first.outcome)
         return first
@@ -886,6 +949,7 @@ class SyncRunner:
 
     def _take(self, outcome: Outcome, call: Call) -> Any:
         self._deliver_cancel_before(outcome.version)
+        self._check_passed_over(outcome.version, call)
         delivery = self._outcome_delivery(outcome, call)
         self._advance_clock(outcome)
         if delivery.error is not None:

@@ -96,7 +96,7 @@ class Wait:
     @property
     def asked(self) -> Asked:
         """The wait, for a divergence report."""
-        return Asked(self.path, self.terms.name, self.site)
+        return Asked(self.path, self.terms.name, self.site, kind="wait")
 
     def requested(self, now: int) -> WaitRequested:
         """That the body waits, from this instant (microseconds) on."""

@@ -22,7 +22,11 @@ from journal import (
 )
 from kitaru.domain.execution.commands import Recover
 from kitaru.domain.execution.decide import decide
-from kitaru.domain.execution.events import ExecutionEvent, ExecutionStarted
+from kitaru.domain.execution.events import (
+    ExecutionDiverged,
+    ExecutionEvent,
+    ExecutionStarted,
+)
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.codec import Codec
@@ -231,6 +235,12 @@ class Worker:
             self._look_at(execution.state.due_at)
         if error is not None:
             report(LogEvent.RUNNER_STOPPED_BY_BACKEND, exec_id=execution.exec_id, error=str(error))
+        if isinstance(event, ExecutionDiverged):
+            summary = event.report.partition("\n")[0]
+            flow = execution.state.flow
+            report(
+                LogEvent.EXECUTION_DIVERGED, exec_id=execution.exec_id, flow=flow, report=summary
+            )
         for waiting in self._endings.pop(execution.exec_id, ()):
             if not waiting.done():
                 waiting.set_result((event, error))

@@ -23,6 +23,7 @@ from journal import (
     WrongExpectedVersion,
 )
 from kitaru.bootstrap import Runtime
+from kitaru.divergence import divergence_of
 from kitaru.domain.execution.commands import Cancel, Command, ConfirmCancel, Reopen, Start
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
@@ -41,7 +42,7 @@ from kitaru.domain.values import StoredValue
 from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
-from kitaru.engine.divergence import differences
+from kitaru.engine.differences import difference_lines
 from kitaru.engine.executions import (
     CATEGORY,
     Outgoing,
@@ -237,7 +238,7 @@ async def _conflict(
     if first.arguments_digest != event.arguments_digest:
         before = await _whole(runtime, first.arguments, ())
         now = await _whole(runtime, event.arguments, blobs)
-        found = differences("arguments", msgspec.json.decode(before), msgspec.json.decode(now))
+        found = difference_lines(msgspec.json.decode(before), msgspec.json.decode(now))
         return "\n  ".join(["with other arguments:", *found])
     before_fork, now_fork = first.forked_from, event.forked_from
     if before_fork is None or now_fork is None:
@@ -388,12 +389,13 @@ async def outcome_of(
                 status=ExecutionStatus.CANCELLED,
                 failure_origin=FailureOrigin.UNKNOWN,
             )
-        case ExecutionDiverged(report=report):
+        case ExecutionDiverged(report=report, facts=facts):
             raise KitaruDivergenceError(
                 report,
                 exec_id=exec_id,
                 status=ExecutionStatus.DIVERGED,
                 failure_origin=FailureOrigin.DIVERGENCE,
+                divergence=divergence_of(facts),
             )
         case _:
             raise AssertionError(event)

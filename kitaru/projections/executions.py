@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from journal import Head, RecordedEvent
+from kitaru.divergence import Divergence, divergence_of
 from kitaru.domain.execution.events import (
     ArtifactSaved,
     CheckpointCancelled,
@@ -194,6 +195,7 @@ class _Fold:
         self.ended_at: datetime | None = None
         self.offers: dict[str, list[tuple[int, EventOffered]]] = {}
         self.taken: list[str] = []
+        self.diverged: ExecutionDiverged | None = None
 
     def add(self, recorded: RecordedEvent) -> None:
         """Takes in one event, whether it can be read or not."""
@@ -236,6 +238,7 @@ class _Fold:
                 self.completed, self.failed, self.ended_at = None, None, at
             case ExecutionDiverged():
                 self.completed = self.failed = self.ended_at = None
+                self.diverged = event
             case _:
                 pass
 
@@ -302,6 +305,7 @@ class _Fold:
             summary,
             ended_at=(self.ended_at or summary.ended_at) if ended else None,
             failure=self._failure(summary.failure),
+            divergence=self._divergence(summary.status),
             takeovers=self.takeovers,
             metadata=self.metadata,
             pending_waits=() if ended else self.waits.waits(),
@@ -316,6 +320,11 @@ class _Fold:
             version=max(summary.version, self.version),
             unknown=(*summary.unknown, *self.unknown),
         )
+
+    def _divergence(self, status: ExecutionStatus) -> Divergence | None:
+        if self.diverged is None or status is not ExecutionStatus.DIVERGED:
+            return None
+        return divergence_of(self.diverged.facts)
 
     def _failure(self, known: FailureInfo | None) -> FailureInfo | None:
         if known is None or self.failed is None:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from journal import RecordedEvent
 from kitaru.domain.execution.events import (
+    ArgumentsChanged,
     ArtifactSaved,
     CancelRequested,
     CheckpointCancelled,
@@ -149,6 +150,9 @@ def _words(event: ExecutionEvent) -> str:
             return "checkpoint failed, will retry"
         case CheckpointCancelled():
             return "checkpoint cancelled"
+        case ArgumentsChanged(differences=differences):
+            where = f" ({', '.join(differences)})" if differences else ""
+            return f"called with other arguments{where}: the recorded outcome was kept"
         case TimerStarted():
             return "timer started"
         case TimerFired():
@@ -199,6 +203,8 @@ def _described(entry: TimelineEntry, event: ExecutionEvent) -> TimelineEntry:
             return _with_call(entry, event)
         case TimerStarted(path=path, site=site, due_at=due_at):
             return replace(entry, path=path, site=site, due_at=instant(due_at))
+        case ArgumentsChanged(path=path, name=name, site=site):
+            return replace(entry, path=path, name=name, site=site)
         case TimerFired(path=path) | WaitAborted(path=path) | WaitExpired(path=path):
             return replace(entry, path=path)
         case WaitRequested(path=path, name=name, site=site, deadline_at=deadline_at):

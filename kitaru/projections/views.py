@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from kitaru.divergence import Divergence
 from kitaru.domain.execution.events import FrozenOptions, SourceReference
 from kitaru.domain.values import StoredValue
 from kitaru.status import ExecutionStatus, FailureOrigin
@@ -160,6 +161,8 @@ class Execution(Timed, frozen=True, kw_only=True):
     """Why it stands where it stands."""
     failure: FailureInfo | None = None
     """Why it failed or diverged."""
+    divergence: Divergence | None = None
+    """How its code and its journal part, while it is diverged; None in a summary."""
     attempt: int = 1
     """The flow attempt that runs or ran last, from 1."""
     recoveries: int = 0

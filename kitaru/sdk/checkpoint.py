@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kitaru.domain.execution.retry import Retry, retry_policy
+from kitaru.engine.arguments_policy import OnChangedArguments, checked_policy
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.calls import Call, call_site, checked_id
 from kitaru.engine.context import flow_scope, scope
@@ -277,6 +278,7 @@ class CheckpointOptions(Struct, frozen=True):
     type: str | None
     record_inputs: bool | None
     cache: bool | None
+    on_changed_arguments: OnChangedArguments
 
 
 class CheckpointDecorator:
@@ -306,6 +308,7 @@ def checkpoint(
     runtime: str | None = None,
     cache: bool | None = None,
     record_inputs: str | None = None,
+    on_changed_arguments: OnChangedArguments = "diverge",
 ) -> CheckpointDecorator: ...
 def checkpoint(
     function: Callable[..., Any] | None = None,
@@ -316,21 +319,25 @@ def checkpoint(
     runtime: str | None = None,
     cache: bool | None = None,
     record_inputs: str | None = None,
+    on_changed_arguments: OnChangedArguments = "diverge",
 ) -> Any:
     """Makes a function a checkpoint, bare or with options.
 
     `retries` is how often it is tried again after it raised, or a `Retry` policy; `type` a free
-    label such as ``llm_call``; `cache` whether later executions of the flow may reuse its results
-    (they do, unless this or the execution says no);
-    `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept). Raises
-    KitaruUsageError for a bad option or for what is not a function, and
-    KitaruFeatureNotAvailableError for ``runtime="isolated"``.
+    label such as ``llm_call``; `cache` whether later executions of the flow may reuse its results;
+    `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept).
+    `on_changed_arguments` is what happens when a recorded call is made with other arguments in a
+    replay: ``"diverge"`` stops the execution, ``"warn"`` gives the recorded outcome and says so
+    once, in the log and in the journal, ``"ignore"`` gives it silently. Raises KitaruUsageError
+    for a bad option or for what is not a function, and KitaruFeatureNotAvailableError for
+    ``runtime="isolated"``.
     """
     options = CheckpointOptions(
         policy=retry_policy(retries, whose="Checkpoint"),
         type=type,
         record_inputs=_record_inputs(record_inputs),
         cache=cache,
+        on_changed_arguments=checked_policy(on_changed_arguments),
     )
     _check_runtime(runtime)
     if cache is not None and not isinstance(cache, bool):
@@ -348,6 +355,7 @@ def _define(function: Callable[..., Any], options: CheckpointOptions) -> Any:
         type=options.type,
         record_inputs=options.record_inputs,
         cache=options.cache,
+        on_changed_arguments=options.on_changed_arguments,
     )
     wrapper = AsyncCheckpoint if asynchronous else Checkpoint
     return wrapper(definition, CallOptions())

@@ -147,6 +147,17 @@ class CheckpointCancelled(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     """The flow's body stopped waiting for the call, and its body was cancelled."""
 
 
+class ArgumentsChanged(CallEvent, frozen=True, kw_only=True, gc=False):
+    """A recorded call was made with other arguments, and given its outcome: its author wants so."""
+
+    name: str
+    site: str = ""
+    arguments_digest: str = ""
+    """Of the other arguments, when they were first met."""
+    differences: tuple[str, ...] = ()
+    """Where they differ, by path; empty where the arguments were not kept."""
+
+
 class TimerStarted(CallEvent, frozen=True, kw_only=True, gc=False):
     due_at: int
     site: str = ""
@@ -257,6 +268,7 @@ EVENT_TYPES: dict[str, tuple[type[Event], int]] = {
     "checkpoint_completed": (CheckpointCompleted, 1),
     "checkpoint_failed": (CheckpointFailed, 1),
     "checkpoint_cancelled": (CheckpointCancelled, 1),
+    "arguments_changed": (ArgumentsChanged, 1),
     "timer_started": (TimerStarted, 1),
     "timer_fired": (TimerFired, 1),
     "wait_requested": (WaitRequested, 1),
@@ -290,6 +302,7 @@ ExecutionEvent = (
     | CheckpointCompleted
     | CheckpointFailed
     | CheckpointCancelled
+    | ArgumentsChanged
     | TimerStarted
     | TimerFired
     | WaitRequested

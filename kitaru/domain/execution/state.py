@@ -4,6 +4,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kitaru.domain.execution.events import (
+    ArgumentsChanged,
     ArtifactSaved,
     CancelRequested,
     CheckpointCancelled,
@@ -93,6 +94,7 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             return _busy(state)
         case (
             CheckpointCancelled()
+            | ArgumentsChanged()
             | TimerStarted()
             | MetadataLogged()
             | ArtifactSaved()

@@ -1,6 +1,6 @@
 """What every command has: ``-o text|json``, and errors without a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,6 +12,7 @@ from kitaru.surfaces.cli.text import escaped
 _FORMAT = "kitaru.format"
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -20,8 +21,18 @@ class Failure(click.ClickException):
 
     exit_code = EXIT_FAILURE
 
-    def __init__(self, message: str, *, kind: str, command: str, as_json: bool) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        command: str,
+        as_json: bool,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
+        self.facts = facts or {}
+        """What JSON says beside the message."""
         self.kind = kind
         self.command = command
         self.as_json = as_json
@@ -32,8 +43,14 @@ class Failure(click.ClickException):
             return
         from kitaru.surfaces.cli.json_form import json_text
 
-        error = {"message": self.message, "type": self.kind}
+        error = {"message": self.message, "type": self.kind, **self.facts}
         click.echo(json_text({"command": self.command, "error": error}), err=True)
+
+
+class DivergedFailure(Failure):
+    """The execution's code no longer fits its journal."""
+
+    exit_code = EXIT_DIVERGED
 
 
 class UsageFailure(Failure):

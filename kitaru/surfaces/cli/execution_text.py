@@ -14,7 +14,7 @@ from kitaru.projections.views import (
     FailureInfo,
     ForkInfo,
 )
-from kitaru.status import ExecutionStatus
+from kitaru.status import ExecutionStatus, FailureOrigin
 from kitaru.surfaces.cli.executions import SHORT_ID, is_owned
 from kitaru.surfaces.cli.tables import Column, facts, indented, status_text, table
 from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped
@@ -135,6 +135,9 @@ def _reused(fork: ForkInfo | None) -> str:
 
 def failure_text(failure: FailureInfo) -> str:
     """What went wrong, and where."""
+    if failure.origin is FailureOrigin.DIVERGENCE:
+        title = click.style("Divergence", bold=True, fg="magenta")
+        return f"{title}\n{indented(escaped(failure.message, lines=True))}"
     kind = f"{failure.exception_type}: " if failure.exception_type else ""
     message = escaped(kind + failure.message, lines=True)
     where = [f"at {failure.site}" if failure.site else ""]

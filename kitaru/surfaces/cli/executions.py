@@ -114,6 +114,8 @@ def note_text(execution: Execution, now: datetime) -> str:
             return f"until {due}" if due else execution.status_reason or ""
         case ExecutionStatus.FAILED if execution.failure is not None:
             return ": ".join(filter(None, (_short_type(execution), execution.failure.message)))
+        case ExecutionStatus.DIVERGED:
+            return (execution.status_reason or "").partition("\n")[0]
         case _:
             return execution.status_reason or ""
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from kitaru.domain.values import StoredValue
 from kitaru.projections.views import Timed
@@ -46,7 +46,8 @@ def _plain(value: object) -> Any:
 
 
 def _struct(value: Struct) -> dict[str, Any]:
-    fields = {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    given = {name: getattr(value, name) for name in value.__struct_fields__}
+    fields = {name: _plain(field) for name, field in given.items() if field is not UNSET}
     if isinstance(value, Timed):
         fields["duration_seconds"] = _plain(value.duration)
     return fields

@@ -9,13 +9,18 @@ from typing import Any
 import click
 from msgspec import Raw
 
-from kitaru.errors import KitaruError, KitaruExecutionError, KitaruTimeoutError
+from kitaru.errors import (
+    KitaruDivergenceError,
+    KitaruError,
+    KitaruExecutionError,
+    KitaruTimeoutError,
+)
 from kitaru.operations import reading
 from kitaru.projections.timeline import TimelineEntry, timeline_of
 from kitaru.projections.views import Execution
 from kitaru.sdk.client import KitaruClient
 from kitaru.status import ExecutionStatus
-from kitaru.surfaces.cli.commands import EXIT_INTERRUPTED, Failure
+from kitaru.surfaces.cli.commands import EXIT_INTERRUPTED, DivergedFailure, Failure
 from kitaru.surfaces.cli.output import Output
 from kitaru.surfaces.cli.text import duration_text, escaped
 
@@ -99,12 +104,20 @@ def _json(result: object) -> object:
         return repr(result)
 
 
-def _failure(output: Output, error: KitaruError, text: str) -> Failure:
-    return Failure(
+def _failure(
+    output: Output, error: KitaruExecutionError | KitaruTimeoutError, text: str
+) -> Failure:
+    kind, facts = Failure, dict[str, object](exec_id=error.exec_id)
+    if isinstance(error, KitaruExecutionError):
+        facts["status"] = error.status
+    if isinstance(error, KitaruDivergenceError):
+        kind, facts["divergence"] = DivergedFailure, error.divergence
+    return kind(
         text,
         kind=type(error).__name__,
         command=output.command,
         as_json=output.is_json,
+        facts=facts,
     )
 
 
@@ -117,6 +130,8 @@ def _timeout_text(error: KitaruTimeoutError) -> str:
 
 
 def _failure_text(error: KitaruExecutionError) -> str:
+    if isinstance(error, KitaruDivergenceError):
+        return str(error)
     execution = KitaruClient().executions.get(error.exec_id)
     hint = f"`kitaru executions get {error.exec_id}` shows it all"
     if error.status is ExecutionStatus.FAILED:

@@ -661,7 +661,7 @@ async def test_a_diverged_source_is_forked_with_the_new_code(body: AnyFlow) -> N
 # in a pass after a crash, diverges instead of mixing two worlds.
 
 
-DIVERGENCES = {"changed": "arguments.value: 1 was recorded, now 11", "fewer": "without asking"}
+DIVERGENCES = {"changed": "value: 1 -> 11", "fewer": "now       it returns"}
 
 
 @pytest.mark.parametrize("change", DIVERGENCES)

@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from journal import Head, RecordedEvent
 from kitaru.domain.execution.events import (
+    ArgumentsChanged,
     ArtifactSaved,
     CancelRequested,
     CheckpointCancelled,
@@ -173,6 +174,12 @@ def _event(started: ExecutionStarted) -> SearchStrategy[ExecutionEvent]:
         st.builds(ArtifactSaved, path=_paths, name=_texts, type=_texts, value=_values),
         st.builds(FlowAttemptFailed, attempt=_small, error=_errors(), retry_at=_instants),
         st.builds(CancelRequested, reason=_texts),
+        st.builds(
+            ArgumentsChanged,
+            path=_paths,
+            name=_texts,
+            differences=st.sampled_from([(), ("url",), ("a[0].b", "c")]),
+        ),
         st.builds(ExecutionDiverged, report=_texts, facts=st.just(Raw(b"{}"))),
         st.builds(ExecutionCompleted, result=_values),
         st.builds(
