@@ -26,6 +26,7 @@ class ResultCache:
         assert isinstance(started, ExecutionStarted)
         self._flow = started.flow
         self._setting = started.options.cache
+        self._anchor = None if started.forked_from is None else started.forked_from.anchor
         self._stream = loaded.execution.stream
         self._begun: dict[CheckpointDefinition, hashlib._Hash | None] = {}
 
@@ -54,6 +55,9 @@ class ResultCache:
     def hit(self, call: Call, found: Mapping[int, RecordedEvent]) -> Hit | None:
         """The result for a call among what a look-up has found."""
         if not found or not call.cache_key:
+            return None
+        if call.path == self._anchor:
+            # Whoever forks an execution from a call wants that call to run.
             return None
         recorded = found.get(lookup_key(call.cache_key))
         if recorded is None or recorded.payload_digest is not None:

@@ -1152,6 +1152,40 @@ async def test_a_dependent_call_is_reused_where_its_new_arguments_are_the_old_on
                 assert await result_of(runtime, exec_id, dependent) == expected_result
 
 
+# Results of earlier executions: none for a fork, unless it is asked for; never for the anchor.
+
+
+@checkpoint
+def pure(value: int) -> int:
+    return value + 1
+
+
+@flow
+def chained(start: int) -> int:
+    return pure(pure(pure(start)))
+
+
+@flow
+async def chained_async(start: int) -> int:
+    return await pure.aio(await pure.aio(await pure.aio(start)))
+
+
+@pytest.mark.parametrize("body", [chained_async, chained], ids=["async", "sync"])
+async def test_the_anchor_is_never_served_from_the_cache(body: AnyFlow) -> None:
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        source, result = await recorded_by(runtime, body, 1)
+        for cache, cached in ((None, []), (False, []), (True, ["pure#3"])):
+            fork = await body.aio.replay(source, from_="pure#2", cache=cache)
+            assert await fork.wait(30) == result
+            events = [decode_event(fact) for fact in await history_of(runtime, fork.exec_id)]
+            assert [
+                event.path
+                for event in events
+                if isinstance(event, CheckpointCompleted) and event.cached_from
+            ] == cached
+
+
 # The path and the name must agree, not the path alone.
 
 
