@@ -41,7 +41,6 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/divergence_text.py": "tests/determinism/test_divergence.py",
     "kitaru/engine/divergence.py": "tests/determinism/test_divergence.py",
     "kitaru/engine/flow_loop.py": "tests/kitaru/engine/test_runners.py",
-    "kitaru/engine/forks.py": "tests/kitaru/operations/test_forks.py",
     "kitaru/engine/heartbeat.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/runner.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/threads.py": "tests/kitaru/engine/test_runners.py",

@@ -294,7 +294,12 @@ def _ended_early(parting: Parting) -> Told:
             DivergenceStory.FEWER_CALLS,
             f"the code now raises {parting.ended} before it comes to {_the(recorded)}",
         )
-    loops = [call.loop for call in _named(parting, recorded.name) if call.loop is not None]
+    line = _line(recorded.site)
+    loops = [
+        call.loop
+        for call in _named(parting, recorded.name)
+        if call.loop is not None and call.line == line
+    ]
     again = any(
         known.call.name == recorded.name and known.call.path in parting.requested
         for known in parting.known
