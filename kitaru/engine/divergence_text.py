@@ -1,6 +1,7 @@
 """A divergence as the text that people see."""
 
 from collections.abc import Iterator
+from shlex import quote
 
 from msgspec import UNSET
 
@@ -30,9 +31,11 @@ def _lines(exec_id: str, divergence: Divergence) -> Iterator[str]:
         yield f"            and {len(divergence.differences) - SHOWN_DIFFERENCES} more"
     for hint in divergence.hints[:SHOWN_HINTS]:
         yield f"  hint      {hint}"
-    yield f"Execution {exec_id} has lost nothing and run nothing new. Either"
+    yield "Nothing is lost, and nothing new was run. Either"
     yield f"  - put the old code back, and `kitaru executions resume {exec_id}`, or"
-    yield f"  - `kitaru executions cancel {exec_id}`, and start anew with the new code."
+    yield f"  - give it up with `kitaru executions cancel {exec_id}`, and start anew; what came"
+    before = f"`kitaru executions replay {exec_id} --from {quote(recorded.path)}`"
+    yield f"    before it can be taken along: {before}."
 
 
 def _asked(divergence: Divergence) -> Iterator[str]:

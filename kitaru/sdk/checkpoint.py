@@ -324,7 +324,8 @@ def checkpoint(
     """Makes a function a checkpoint, bare or with options.
 
     `retries` is how often it is tried again after it raised, or a `Retry` policy; `type` a free
-    label such as ``llm_call``; `cache` whether later executions of the flow may reuse its results;
+    label such as ``llm_call``; `cache` whether later executions of the flow may reuse its results
+    (they do, unless this or the execution says no);
     `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept).
     `on_changed_arguments` is what happens when a recorded call is made with other arguments in a
     replay: ``"diverge"`` stops the execution, ``"warn"`` gives the recorded outcome and says so

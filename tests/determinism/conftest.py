@@ -48,7 +48,7 @@ DEF save(data):
     RUNS.append(("save", data))
     return "saved"
 
-@flow(retries=RETRIES)
+@flow(retries=RETRIES, cache=False)
 DEF body():
 """
 CALLS = re.compile(r"(?<![\w.])((?:fetch|load|prepare|save)\(|kitaru\.(?:wait|sleep)\()")

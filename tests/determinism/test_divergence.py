@@ -1,7 +1,9 @@
 """The law: code that no longer asks for what is recorded stops, is told why, and can come back."""
 
+import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -278,7 +280,7 @@ async def test_the_likeliest_story_is_told(workshop: Any, change: Change) -> Non
     assert [call.path for call in error.asked[:1]] == ([change.asked] if change.asked else [])
     for words in change.told:
         assert words in str(error), str(error)
-    assert len(str(error).splitlines()) <= 12
+    assert len(str(error).splitlines()) <= 13
     assert "`kitaru executions resume planted`" in str(error)
 
 
@@ -308,6 +310,22 @@ async def test_nothing_is_run_and_the_old_code_comes_to_its_end(
     if workshop.end is not None:
         assert (await workshop.recorded())[-1].payload == workshop.end
     assert workshop.module.RUNS == []
+
+
+@each_change
+async def test_the_new_code_goes_on_in_a_fork(workshop: Any, change: Change) -> None:
+    """What the report says one can do can be done."""
+    error = await workshop.diverged(change.old, change.new)
+    fork = f"--from {shlex.quote(error.recorded.path)}`"
+    assert fork in str(error)
+    client = kitaru.AsyncKitaruClient().executions
+    forked = await client.replay("planted", from_=error.recorded.path)
+    if "kitaru.wait" in change.new:
+        name = error.asked[0].path if change.story is Story.RENAMED else "first"
+        await client.input(forked.exec_id, wait=name, value=None)
+    with contextlib.suppress(kitaru.KitaruUserCodeError):
+        await workshop.result(workshop.module.body, forked.exec_id)
+    assert (await client.get(forked.exec_id)).status.is_finished
 
 
 @pytest.mark.parametrize(
@@ -486,7 +504,7 @@ DEF save(data):
     RUNS.append(("save", data))
     return data
 
-@flow
+@flow(cache=False)
 DEF body():
 """
 
@@ -539,7 +557,7 @@ async def test_a_call_of_another_name_diverges_whatever_the_policy(workshop: Any
 
 
 async def test_the_outcome_of_an_earlier_flow_attempt_is_kept_too(workshop: Any) -> None:
-    head = POLICY.replace("POLICY", "ignore").replace("@flow", "@flow(retries=1)")
+    head = POLICY.replace("POLICY", "ignore").replace("@flow(", "@flow(retries=1, ")
     body = "import time\na = fetch(time.time_ns())\nraise ValueError(a)"
     await workshop.history_of(body, head=head)
     assert len(workshop.module.RUNS) == 1
@@ -590,6 +608,28 @@ async def test_arguments_that_are_not_to_be_kept_are_not_in_the_report(workshop:
     assert "only their digest tells that they differ" in str(raised.value)
     # The call's result, and the source of the code, hold it; the divergence does not.
     assert b"secret" not in (await workshop.recorded())[-1].payload
+
+
+async def test_a_fork_diverges_from_what_it_has_taken(workshop: Any) -> None:
+    """What a fork was given is recorded, and its code may not ask for something else afterwards."""
+    flow = workshop.write('a = fetch("a")\nprepare(1)\nreturn save(a)')
+    handle = flow.aio.run()
+    await handle.wait()
+    fork = await kitaru.AsyncKitaruClient().executions.replay(handle.exec_id, from_="save")
+    await workshop.result(flow, fork.exec_id)
+    history = (await workshop.recorded(fork.exec_id))[:-1]
+    changed = workshop.write('a = fetch("b")\nprepare(1)\nreturn save(a)')
+    await workshop.plant(changed, history)
+    with pytest.raises(kitaru.KitaruDivergenceError) as raised:
+        await workshop.result(changed)
+    assert raised.value.story == Story.CHANGED_ARGUMENTS, str(raised.value)
+    assert "url: 'a' -> 'b'" in str(raised.value)
+    removed = workshop.write('a = fetch("a")\nreturn save(a)')
+    await workshop.plant(removed, history, "removed")
+    with pytest.raises(kitaru.KitaruDivergenceError) as raised:
+        await workshop.result(removed, "removed")
+    assert raised.value.recorded.path == "prepare"
+    assert workshop.module.RUNS == []
 
 
 SCRIPT = """
