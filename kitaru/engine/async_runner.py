@@ -21,9 +21,11 @@ from journal import (
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
+    RUN_AGAIN,
     ArtifactSaved,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointResolved,
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionParked,
@@ -53,6 +55,7 @@ from kitaru.engine.executions import Foreign, Outgoing, ignore
 from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask
 from kitaru.engine.history import History, KeptReady, Outcome
+from kitaru.engine.once import review_of
 from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
@@ -190,6 +193,8 @@ class AsyncRunner:
         self.execution.preface = self.history.note_taken
         self.waits: dict[str, Wait] = {}
         """The waits that are open."""
+        self.reviews: dict[str, Call] = {}
+        """The calls that somebody has to review."""
         self.retrying: dict[str, int] = {}
         """When calls that failed are due to be tried again, by path."""
         self.unstarted: list[Call | Timer | Wait] = []
@@ -716,8 +721,18 @@ class AsyncRunner:
         tried = self.history.attempts_of(call.path)
         call.attempt = tried.last_attempt
         call.tried = tried.this_pass
+        if call.definition.once and tried.in_doubt:
+            self._request_review(call)
+            return
         wait_us = 0 if tried.retry_at is None else tried.retry_at - self.host.journal.now()
         self._start_attempt_after(call, wait_us)
+
+    def _request_review(self, call: Call) -> None:
+        """Asks what came of an attempt that was lost, unless that is asked already."""
+        self.reviews[call.path] = call
+        if call.path not in self.history.reviews:
+            event, blobs = review_of(call, call.attempt)
+            self.execution.put(Outgoing(event, blobs, self._noted(event)))
 
     def _start_attempt_after(self, call: Call, wait_us: int) -> None:
         if call.abandoned:
@@ -739,6 +754,19 @@ class AsyncRunner:
         self.retrying.pop(call.path, None)
         self.unshared.discard(call.path)
         call.begin()
+        if call.definition.once:
+            self.running[call.path] = call
+            event, blobs = call.started_event()
+            call.noted = True
+            self.execution.put(Outgoing(event, blobs, lambda _: self._run_attempt(call)))
+            self._flush()
+        else:
+            self._run_attempt(call)
+
+    def _run_attempt(self, call: Call) -> None:
+        if self._stopped or self._ending or call.abandoned:
+            self.running.pop(call.path, None)
+            return
         # A later attempt must not see what an earlier one has set.
         retried = call.definition.policy.max_attempts > 1
         context: contextvars.Context = call.context.copy() if retried else call.context
@@ -805,6 +833,7 @@ class AsyncRunner:
     def _abandon(self, call: Call) -> None:
         call.abandoned = True
         self.retrying.pop(call.path, None)
+        self.reviews.pop(call.path, None)
         if isinstance(call.running, asyncio.TimerHandle):
             call.running.cancel()
             call.running = None
@@ -885,7 +914,12 @@ class AsyncRunner:
             task.add_done_callback(self._flushed)
 
     def _on_foreign(self, foreign: Foreign) -> None:
-        self.history.add(foreign.version, foreign.recorded_at, foreign.event)
+        event = foreign.event
+        self.history.add(foreign.version, foreign.recorded_at, event)
+        if isinstance(event, CheckpointResolved):
+            call = self.reviews.pop(event.path, None)
+            if call is not None and event.decision == RUN_AGAIN:
+                self.unstarted.append(call)
 
     # letting go
 
@@ -897,7 +931,7 @@ class AsyncRunner:
             self.host.busy(self)
         if self._is_busy():
             return
-        if not (self.waits or self.timers or self.retrying):
+        if not (self.waits or self.timers or self.retrying or self.reviews):
             self._end_stuck()
             return
         patience = max((wait.terms.patience for wait in self.waits.values()), default=IDLE_SECONDS)
@@ -957,7 +991,7 @@ class AsyncRunner:
         if self._suspension is not None:
             self._suspension.cancel()
             self._suspension = None
-        if self._is_busy() or not (self.waits or self.timers or self.retrying):
+        if self._is_busy() or not (self.waits or self.timers or self.retrying or self.reviews):
             return
         event = ExecutionParked(due_at=self._due_at())
         self.execution.put(Outgoing(event, recorded=lambda _: self._finish(None, None)))
@@ -969,7 +1003,8 @@ class AsyncRunner:
         self._ending = True
         for call in list(self.running.values()):
             call.abandoned = True
-            call.running.cancel()
+            if call.running is not None:
+                call.running.cancel()
         for event, blobs in self._last_events():
             self.execution.put(Outgoing(event, blobs, functools.partial(self._recorded_end, event)))
         self._flush()

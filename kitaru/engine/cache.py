@@ -84,5 +84,10 @@ class ResultCache:
 
 
 def is_on(setting: bool | None, definition: CheckpointDefinition) -> bool:
-    """Whether results are reused: as the execution says, else as the checkpoint says, else yes."""
+    """Whether results are reused: as the execution says, else as the checkpoint says, else yes.
+
+    Never where the body is there for its effect.
+    """
+    if definition.once:
+        return False
     return definition.cache is not False if setting is None else setting

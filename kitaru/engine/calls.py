@@ -21,6 +21,7 @@ from kitaru.engine.codec import Codec, digest
 from kitaru.engine.definitions import CheckpointDefinition
 from kitaru.engine.divergence import Asked
 from kitaru.engine.failures import attach, describe, revive
+from kitaru.engine.schema import converted
 from kitaru.engine.values import Blobs, kept_arguments, stored
 from kitaru.errors import KitaruError, KitaruUsageError
 
@@ -120,6 +121,7 @@ class Call:
             site=self.site,
             arguments_digest=self.digest,
             arguments=arguments,
+            once=self.definition.once,
         )
         return event, blobs
 
@@ -230,7 +232,14 @@ def delivery_of(
     if isinstance(event, CheckpointFailed):
         return Delivery(error=revive(event.error, codec, main_module=main_module))
     data = event.result.json if blob is None else blob
-    return Delivery(codec.decode(data, definition.types))
+    value = codec.decode(data, definition.types)
+    return Delivery(_of_person(value, definition) if event.resolved else value)
+
+
+def _of_person(value: Any, definition: CheckpointDefinition) -> Any:
+    """A result that came as plain JSON, as the function would have returned it."""
+    hint = definition.result_hint
+    return value if hint is Any else converted(value, hint, "result")
 
 
 def checked_id(given: object, what: str) -> str:

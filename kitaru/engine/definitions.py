@@ -6,6 +6,7 @@ from typing import Any
 from kitaru.domain.execution.retry import Retry
 from kitaru.engine.arguments import Binder
 from kitaru.engine.codec import TypeScope
+from kitaru.engine.codec.scope import function_hints
 from kitaru.engine.fingerprint import Fingerprint
 
 
@@ -40,6 +41,7 @@ class CheckpointDefinition:
         record_inputs: bool | None,
         cache: bool | None = None,
         on_changed_arguments: str = "diverge",
+        once: bool = False,
     ) -> None:
         self.function = function
         self.name: str = function.__name__
@@ -50,6 +52,8 @@ class CheckpointDefinition:
         """True: always keep the arguments; None: when they are small; False: only their digest."""
         self.cache = cache
         """Whether results may be reused by other executions; None: as the execution says."""
+        self.once = once
+        """Whether an attempt whose outcome is unknown is repeated only when somebody says so."""
         self.fingerprint = Fingerprint(function)
         self.on_changed_arguments = on_changed_arguments
         """``diverge``, ``warn`` or ``ignore``."""
@@ -62,3 +66,8 @@ class CheckpointDefinition:
         if self._types is None:
             self._types = TypeScope.of_function(self.function)
         return self._types
+
+    @property
+    def result_hint(self) -> Any:
+        """What the function says that it returns; Any when it says nothing."""
+        return function_hints(self.function).get("return", Any)

@@ -12,6 +12,7 @@ from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointEvent,
     CheckpointFailed,
+    CheckpointResolved,
     CheckpointStarted,
     EventOffered,
     ExecutionEvent,
@@ -21,6 +22,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    ReviewRequested,
     TimerFired,
     TimerStarted,
     WaitAborted,
@@ -82,6 +84,8 @@ class Tried(Struct):
     this_pass: int = 0
     """Failed attempts in the current flow attempt: what the retry policy counts."""
     retry_at: int | None = None
+    in_doubt: bool = False
+    """Whether an attempt that may run only once has begun, and nobody knows what came of it."""
     name: str = ""
     site: str = ""
     arguments_digest: str = ""
@@ -106,6 +110,8 @@ class History:
         """Every wait of the current flow attempt, as it was recorded."""
         self.early: dict[str, InputGiven] = {}
         """Answers to waits that the body has not asked for."""
+        self.reviews: dict[str, ReviewRequested] = {}
+        """The calls that somebody has to review, by path."""
         self.timers: dict[str, int] = {}
         """When the timers that were written down are due."""
         self.logged: dict[str, None] = {}
@@ -130,17 +136,27 @@ class History:
             return
         self.version = version
         match event:
-            case CheckpointCompleted() | TimerFired():
+            case CheckpointCompleted(path=path):
+                if path in self.tried:
+                    self.tried[path].in_doubt = False
+                self._outcome(Outcome(version, recorded_at, event))
+            case TimerFired():
                 self._outcome(Outcome(version, recorded_at, event))
             case CheckpointFailed(retry_at=None):
-                self._attempt(event).retry_at = None
+                tried = self._attempt(event)
+                tried.retry_at, tried.in_doubt = None, False
                 self._outcome(Outcome(version, recorded_at, event))
             case CheckpointFailed():
                 tried = self._attempt(event)
                 tried.this_pass += 1
-                tried.retry_at = event.retry_at
+                tried.retry_at, tried.in_doubt = event.retry_at, False
             case CheckpointStarted():
-                self._attempt(event)
+                self._attempt(event).in_doubt = event.once
+            case ReviewRequested(path=path):
+                self.reviews[path] = event
+            case CheckpointResolved(path=path):
+                self.reviews.pop(path, None)
+                self.tried[path].in_doubt = False
             case EventOffered():
                 self._offer(version, event)
             case OffersTaken(paths=paths):
@@ -244,6 +260,7 @@ class History:
         self.log.clear()
         self.order.clear()
         self.waits.clear()
+        self.reviews.clear()
         self.asked.clear()
         self.timers.clear()
         for tried in self.tried.values():

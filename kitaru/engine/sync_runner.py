@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -18,9 +18,11 @@ from journal import BlobNotFound, JournalError, RecordedEvent, StaleLease
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
+    RUN_AGAIN,
     ArtifactSaved,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointResolved,
     ExecutionEvent,
     ExecutionParked,
     FlowAttemptFailed,
@@ -47,6 +49,7 @@ from kitaru.engine.divergence import (
 from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
+from kitaru.engine.once import review_of
 from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
@@ -80,6 +83,8 @@ class CallFuture:
         """Then, the version of the outcome that it failed with."""
         self.follows = 0
         """How many calls stand between it and the one whose outcome settled it, too."""
+        self.needs: Sequence[CallFuture] = ()
+        """The calls that it begins after."""
         self._followers: list[Callable[[], None]] = []
 
     @property
@@ -174,6 +179,10 @@ class SyncRunner:
         self.divergence: Mismatch | None = None
         self._misfit: Mismatch | None = None
         """A submitted call that does not fit: told once the body needs a value."""
+        self.reviews: dict[str, CallFuture] = {}
+        """The submitted calls that somebody has to review."""
+        self.run_again: set[str] = set()
+        """The calls of which somebody has said, in this pass, that they are to run again."""
         self._cancel_delivered = False
         self.pass_number = getattr(self, "pass_number", 0) + 1
 
@@ -361,6 +370,7 @@ class SyncRunner:
         future = CallFuture(self, call)
         call.context = contextvars.copy_context()
         needed = [*after, *futures_in(call.arguments)]
+        future.needs = needed
         if needed and call.path not in self.history.log:
             self.requested.add(call.path)
             self._when_settled(needed, future)
@@ -684,7 +694,7 @@ class SyncRunner:
                     return
                 pending = self._cancel_pending
                 if not pending:
-                    idle = all(future.settled for future in self.submitted)
+                    idle = self._is_idle()
                     patient = self._let_go_at - time.monotonic()
                     if idle and patient <= 0 and (left > IDLE_SECONDS or not self._let_go_at):
                         break
@@ -700,6 +710,26 @@ class SyncRunner:
         self._let_go_at = time.monotonic() + IDLE_SECONDS
         self._block_idle(ready, due_at)
 
+    def _is_idle(self) -> bool:
+        """Whether nothing runs for the body: all that it has submitted waits, or has ended."""
+        return all(
+            future.settled
+            or future.call.path in self.reviews
+            or any(not needed.settled for needed in future.needs)
+            for future in self.submitted
+        )
+
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        """Blocks until it is ready or a cancel request has come; meanwhile calls run."""
+        with self.changed:
+            while not (ready() or self._stopped or self._cancel_pending):
+                if self.reviews and self._is_idle():
+                    break
+                self.changed.wait()
+            else:
+                return
+        self._block(ready, None, IDLE_SECONDS)
+
     def _park(self, due_at: int | None) -> None:
         parked: list[bool] = []
         self.execution.put(
@@ -710,14 +740,14 @@ class SyncRunner:
             self.stop()
             raise ExecutionSuspended
 
-    def _put_noted(self, event: ExecutionEvent) -> None:
+    def _put_noted(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
         """Records an event of our own that the history keeps account of."""
 
         def note(fact: RecordedEvent) -> None:
             with self.changed:
                 self.history.add(fact.version, fact.recorded_at, event)
 
-        self.execution.put(Outgoing(event, recorded=note))
+        self.execution.put(Outgoing(event, blobs, note))
 
     def _advance_clock(self, outcome: Outcome) -> None:
         self.clock = max(self.clock, outcome.recorded_at)
@@ -735,7 +765,10 @@ class SyncRunner:
 
     def _run_submitted(self, future: CallFuture) -> None:
         try:
-            self._attempts(future.call, future.settle, future.pass_number)
+            if self._is_in_doubt(future.call):
+                self._submit_for_review(future)
+            else:
+                self._attempts(future.call, future.settle, future.pass_number)
         except BaseException as error:
             # ExecutionSuspended, or a fault: the body's thread raises it where it needs it.
             future.settle(None, error)
@@ -746,6 +779,10 @@ class SyncRunner:
         """Tries the call until it has an outcome, which is durable then."""
         tried = self.history.attempts_of(call.path)
         call.attempt, call.tried = tried.last_attempt, tried.this_pass
+        if self._is_in_doubt(call):
+            reviewed = self._reviewed(call)
+            if reviewed is not None:
+                return reviewed
         if tried.retry_at is not None:
             self._back_off(tried.retry_at, pass_number)
         if self.cache.give_key(call):
@@ -757,6 +794,8 @@ class SyncRunner:
             self._check_pass(pass_number)
             self.unshared.discard(call.path)
             call.begin()
+            if call.definition.once:
+                self._record_start(call, pass_number)
             call.running = True
             self.host.watch_duration(StartedCall(self, call))
             delivery = self._run_here(call)
@@ -786,6 +825,59 @@ class SyncRunner:
             with self.changed:
                 self._check_pass(pass_number)
                 self.changed.wait(min(left / 1_000_000, 60.0))
+
+    # what may run only once
+
+    def _is_in_doubt(self, call: Call) -> bool:
+        return call.definition.once and self.history.attempts_of(call.path).in_doubt
+
+    def _record_start(self, call: Call, pass_number: int) -> None:
+        """Makes the start durable before the body has any effect."""
+        event, blobs = call.started_event()
+        call.noted = True
+        with self.changed:
+            self._check_pass(pass_number)
+            self.execution.put(Outgoing(event, blobs))
+        self._flush()
+        self._wait_for_lease()
+        self._check_pass(pass_number)
+
+    def _request_review(self, call: Call) -> None:
+        """Asks what came of an attempt that was lost, unless that is asked already."""
+        self._wait_for_lease()
+        if call.path not in self.history.reviews:
+            self._put_noted(*review_of(call, self.history.attempts_of(call.path).last_attempt))
+            self._flush()
+
+    def _reviewed(self, call: Call) -> Outcome | None:
+        """Blocks the body until somebody has reviewed the call; None: it is to run again."""
+        self._request_review(call)
+        path = call.path
+        self._block(lambda: path in self.history.log or path in self.run_again, None, IDLE_SECONDS)
+        with self.changed:
+            return self.history.log.pop(path, None)
+
+    def _submit_for_review(self, future: CallFuture) -> None:
+        """No thread waits for what comes of it."""
+        self._request_review(future.call)
+        with self.changed:
+            self._check_pass(future.pass_number)
+            self.reviews[future.call.path] = future
+            self._take_review(future.call.path)
+            self.changed.notify_all()
+
+    def _take_review(self, path: str) -> None:
+        """Goes on with a submitted call that somebody has reviewed; with the lock held."""
+        future = self.reviews.get(path)
+        if future is None:
+            return
+        outcome = self.history.log.pop(path, None)
+        if outcome is not None:
+            del self.reviews[path]
+            future.settle(outcome)
+        elif path in self.run_again:
+            del self.reviews[path]
+            self._start(future)
 
     def _cached(self, call: Call) -> tuple[CheckpointCompleted, Blobs] | None:
         """The outcome of a call whose result an earlier execution has."""
@@ -891,9 +983,7 @@ class SyncRunner:
         future.seen = True
         if not future.settled:
             self._before_live(future.call.asked)
-        with self.changed:
-            while not (future.settled or self._stopped or self._cancel_pending):
-                self.changed.wait()
+        self._wait_until(lambda: future.settled)
         if self._stopped:
             raise ExecutionSuspended
         if not future.settled:
@@ -912,13 +1002,7 @@ class SyncRunner:
         self._check_fits()
         if not any(future.settled for future in futures):
             self._before_live(futures[0].call.asked)
-            with self.changed:
-                while not (
-                    any(future.settled for future in futures)
-                    or self._stopped
-                    or self._cancel_pending
-                ):
-                    self.changed.wait()
+            self._wait_until(lambda: any(future.settled for future in futures))
             if self._stopped:
                 raise ExecutionSuspended
             # What became durable together is told apart by its place in the journal.
@@ -1060,7 +1144,17 @@ class SyncRunner:
 
     def _on_foreign(self, foreign: Foreign) -> None:
         with self.changed:
-            self.history.add(foreign.version, foreign.recorded_at, foreign.event)
+            event = foreign.event
+            self.history.add(foreign.version, foreign.recorded_at, event)
+            match event:
+                case CheckpointResolved(path=path, decision=decision):
+                    if decision == RUN_AGAIN:
+                        self.run_again.add(path)
+                        self._take_review(path)
+                case CheckpointCompleted(path=path) | CheckpointFailed(path=path):
+                    self._take_review(path)
+                case _:
+                    pass
             self.changed.notify_all()
 
     def _read_blocking(self, after: int) -> list[RecordedEvent]:

@@ -62,7 +62,7 @@ def _as_json(wait: str, value: Any) -> Any:
 
 def _asked(events: list[ExecutionEvent], wait: str) -> WaitRequested | None:
     """The open wait that has this id or, alone, this name."""
-    still_open = {known.path: known for known in fold(ABSENT, events).waits}
+    still_open = {known.path: known for known in fold(ABSENT, events).questions}
     asked = {event.path: event for event in events if isinstance(event, WaitRequested)}
     if wait in still_open:
         return asked[wait]

@@ -13,6 +13,7 @@ from kitaru.domain.execution.events import (
     CheckpointStarted,
     EventOffered,
     ExecutionEvent,
+    ReviewRequested,
 )
 from kitaru.projections.failures import failure_of
 from kitaru.projections.instants import instant
@@ -66,6 +67,21 @@ class CallFold:
             arguments=event.arguments or call.arguments,
         )
         self._calls[event.path] = _with_outcome(call, event)
+
+    def review(self, event: ReviewRequested, at: datetime) -> None:
+        """Takes in that somebody has to say what came of a call."""
+        call = self._calls.get(event.path) or _new_call(event, at)
+        attempts = call.attempts
+        if attempts and attempts[-1].ended_at is None:
+            attempts = (*attempts[:-1], _interrupted(attempts[-1]))
+        self._calls[event.path] = replace(
+            call, status=ExecutionStatus.WAITING, attempts=attempts, needs_review=True
+        )
+
+    def resolve(self, path: str) -> None:
+        """Takes in that somebody has said it; what they said follows."""
+        call = self._calls[path]
+        self._calls[path] = replace(call, status=ExecutionStatus.RUNNING, needs_review=False)
 
     def add_metadata(self, path: str, metadata: dict[str, Any]) -> None:
         """Takes in what a call logged; it may do so before any event of its own is written."""

@@ -15,6 +15,7 @@ from kitaru.domain.execution.events import (
     CheckpointCancelled,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointResolved,
     CheckpointStarted,
     EventOffered,
     ExecutionCancelled,
@@ -27,6 +28,7 @@ from kitaru.domain.execution.events import (
     ExecutionStarted,
     MetadataLogged,
     OffersTaken,
+    ReviewRequested,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.domain.values import ErrorData
@@ -220,6 +222,10 @@ class _Fold:
                 self.offers.setdefault(path, []).append((version, event))
             case OffersTaken(paths=paths):
                 self._note_taken(paths)
+            case ReviewRequested():
+                self.calls.review(event, at)
+            case CheckpointResolved(path=path):
+                self.calls.resolve(path)
             case MetadataLogged():
                 self._note_metadata(event, version)
             case ArtifactSaved():

@@ -13,6 +13,7 @@ from kitaru.domain.execution.events import (
     CheckpointCancelled,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointResolved,
     CheckpointStarted,
     EventOffered,
     ExecutionCancelled,
@@ -30,6 +31,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    ReviewRequested,
     TimerFired,
     TimerStarted,
     WaitAborted,
@@ -153,6 +155,10 @@ def _words(event: ExecutionEvent) -> str:
         case ArgumentsChanged(differences=differences):
             where = f" ({', '.join(differences)})" if differences else ""
             return f"called with other arguments{where}: the recorded outcome was kept"
+        case ReviewRequested():
+            return "needs review: it was started and lost, and may run only once"
+        case CheckpointResolved(decision=decision):
+            return f"reviewed: {decision}"
         case TimerStarted():
             return "timer started"
         case TimerFired():
@@ -198,9 +204,15 @@ def _described(entry: TimelineEntry, event: ExecutionEvent) -> TimelineEntry:
         case ExecutionStarted(flow=flow, arguments=arguments):
             return replace(entry, name=flow, arguments=arguments)
         case (
-            CheckpointStarted() | CheckpointCompleted() | CheckpointFailed() | CheckpointCancelled()
+            CheckpointStarted()
+            | CheckpointCompleted()
+            | CheckpointFailed()
+            | CheckpointCancelled()
+            | ReviewRequested()
         ):
             return _with_call(entry, event)
+        case CheckpointResolved(path=path):
+            return replace(entry, path=path)
         case TimerStarted(path=path, site=site, due_at=due_at):
             return replace(entry, path=path, site=site, due_at=instant(due_at))
         case ArgumentsChanged(path=path, name=name, site=site):
@@ -251,7 +263,11 @@ def _with_offer(entry: TimelineEntry, offer: EventOffered) -> TimelineEntry:
 
 def _with_call(
     entry: TimelineEntry,
-    event: CheckpointStarted | CheckpointCompleted | CheckpointFailed | CheckpointCancelled,
+    event: CheckpointStarted
+    | CheckpointCompleted
+    | CheckpointFailed
+    | CheckpointCancelled
+    | ReviewRequested,
 ) -> TimelineEntry:
     entry = replace(
         entry,

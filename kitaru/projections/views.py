@@ -81,6 +81,8 @@ class CheckpointCall(Timed, frozen=True, kw_only=True):
     """Its path there."""
     is_overridden: bool = False
     """Whether a fork was given another outcome than the one that was recorded."""
+    needs_review: bool = False
+    """Whether its last attempt was lost, and may be repeated only when somebody says so."""
     cached_from: str | None = None
     """The execution whose result was reused; then this call has no attempt of its own for it."""
     cached_call_id: str | None = None

@@ -279,6 +279,7 @@ class CheckpointOptions(Struct, frozen=True):
     record_inputs: bool | None
     cache: bool | None
     on_changed_arguments: OnChangedArguments
+    once: bool
 
 
 class CheckpointDecorator:
@@ -307,6 +308,7 @@ def checkpoint(
     type: str | None = None,
     runtime: str | None = None,
     cache: bool | None = None,
+    effect: str | None = None,
     record_inputs: str | None = None,
     on_changed_arguments: OnChangedArguments = "diverge",
 ) -> CheckpointDecorator: ...
@@ -318,6 +320,7 @@ def checkpoint(
     type: str | None = None,  # noqa: A002 - the seed's name
     runtime: str | None = None,
     cache: bool | None = None,
+    effect: str | None = None,
     record_inputs: str | None = None,
     on_changed_arguments: OnChangedArguments = "diverge",
 ) -> Any:
@@ -325,7 +328,9 @@ def checkpoint(
 
     `retries` is how often it is tried again after it raised, or a `Retry` policy; `type` a free
     label such as ``llm_call``; `cache` whether later executions of the flow may reuse its results
-    (they do, unless this or the execution says no);
+    (they do, unless this or the execution says no). `effect` is None or ``"once"``: then the start
+    is on disk before the body begins, and an attempt whose process died is not repeated before
+    somebody has said so; such a call is never reused.
     `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept).
     `on_changed_arguments` is what happens when a recorded call is made with other arguments in a
     replay: ``"diverge"`` stops the execution, ``"warn"`` gives the recorded outcome and says so
@@ -339,6 +344,7 @@ def checkpoint(
         record_inputs=_record_inputs(record_inputs),
         cache=cache,
         on_changed_arguments=checked_policy(on_changed_arguments),
+        once=_effect(effect, cache),
     )
     _check_runtime(runtime)
     if cache is not None and not isinstance(cache, bool):
@@ -357,6 +363,7 @@ def _define(function: Callable[..., Any], options: CheckpointOptions) -> Any:
         record_inputs=options.record_inputs,
         cache=options.cache,
         on_changed_arguments=options.on_changed_arguments,
+        once=options.once,
     )
     wrapper = AsyncCheckpoint if asynchronous else Checkpoint
     return wrapper(definition, CallOptions())
@@ -369,6 +376,14 @@ def _record_inputs(given: str | None) -> bool | None:
             f'Checkpoint record_inputs must be "always", "never" or None, not {given!r}.'
         )
     return known[given]
+
+
+def _effect(effect: str | None, cache: bool | None) -> bool:
+    if effect not in (None, "once"):
+        raise KitaruUsageError(f'Checkpoint effect must be "once" or None, not {effect!r}.')
+    if effect == "once" and cache:
+        raise KitaruUsageError('A checkpoint with effect="once" is never reused: leave out cache=.')
+    return effect == "once"
 
 
 def _check_runtime(runtime: str | None) -> None:

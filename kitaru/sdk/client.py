@@ -15,7 +15,7 @@ from kitaru.errors import (
     KitaruUsageError,
 )
 from kitaru.operations import executions as operations
-from kitaru.operations import forks, waits
+from kitaru.operations import forks, resolving, waits
 from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
 from kitaru.sdk.blocking import refuse_on_event_loop
@@ -23,6 +23,7 @@ from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, on_loop
 from kitaru.status import ExecutionStatus
 
 T = TypeVar("T")
+_NOTHING = object()
 PAGE_SIZE = 20
 
 
@@ -164,6 +165,34 @@ class AsyncExecutions:
         )
         return await _on_runtime(lambda runtime: _fork(runtime, request, retries, cache))
 
+    async def resolve(
+        self,
+        exec_id: str,
+        call: str,
+        *,
+        result: Any = _NOTHING,
+        failed: str | None = None,
+        run_again: bool = False,
+    ) -> Execution:
+        """Says what came of a call that needs review: one of ``effect="once"`` whose process died.
+
+        `call` is its path. Exactly one of these: `result`, plain JSON, is what it has returned;
+        `failed` is a message with which the flow's body is given KitaruRuntimeError; `run_again`
+        lets it run again. Raises KitaruUsageError for a result that does not fit the checkpoint's
+        annotation, and KitaruStateError when the call needs no review.
+        """
+        if (result is not _NOTHING) + (failed is not None) + bool(run_again) != 1:
+            raise KitaruUsageError("resolve() takes one of result=, failed= and run_again=True.")
+        step: Callable[..., Coroutine[Any, Any, None]]
+        given: tuple[Any, ...]
+        if failed is not None:
+            step, given = resolving.give_failure, (failed,)
+        elif run_again:
+            step, given = resolving.let_run_again, ()
+        else:
+            step, given = resolving.give_result, (result,)
+        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, step, call, *given))
+
 
 class Executions:
     """What can be asked of executions; every id may be an unambiguous beginning of one."""
@@ -258,6 +287,23 @@ class Executions:
                 retries=retries,
                 idempotency_key=idempotency_key,
                 **flow_inputs,
+            ),
+        )
+
+    def resolve(
+        self,
+        exec_id: str,
+        call: str,
+        *,
+        result: Any = _NOTHING,
+        failed: str | None = None,
+        run_again: bool = False,
+    ) -> Execution:
+        """Says what came of a call that needs review; see `AsyncExecutions.resolve`."""
+        return _block(
+            "executions.resolve()",
+            lambda: self._aio.resolve(
+                exec_id, call, result=result, failed=failed, run_again=run_again
             ),
         )
 

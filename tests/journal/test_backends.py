@@ -1,6 +1,7 @@
 """The laws of a journal, one suite for every backend."""
 
 import asyncio
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
@@ -745,6 +746,35 @@ async def test_a_key_is_found_exactly_and_the_whole_event_with_it(journal: Journ
         2**63 - 1: b"\x00bytes",
         0: b"zero",
     }
+
+
+async def test_look_ups_of_one_pass_of_the_loop_are_each_answered(journal: Journal) -> None:
+    for number in range(20):
+        await journal.append(keyed(f"ex-{number}", number % 3, b"%d" % number))
+    answers: list[tuple[int, Any]] = []
+    done = asyncio.Event()
+
+    def take(number: int, found: Any, error: Any) -> None:
+        assert error is None
+        answers.append((number, {key: event.payload for key, event in found.items()}))
+        if number == 7:
+            raise ValueError("one caller's mistake")
+        if len(answers) == 20:
+            done.set()
+
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    for number in range(20):
+        query = KeyQuery((0, 1, 2), f"ex-{number}")
+        try:
+            journal.find_soon(query, functools.partial(take, number))
+        except ValueError:
+            failures.append({})
+    await asyncio.wait_for(done.wait(), 30)
+    assert len(failures) == 1
+    for number, found in answers:
+        earlier = {each % 3: b"%d" % each for each in range(number)}
+        assert found == earlier
 
 
 async def test_what_was_refused_is_not_found(journal: Journal) -> None:

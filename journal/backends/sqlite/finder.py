@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from collections.abc import Sequence
 from typing import TypeVar
 
 from journal.backends.sqlite import queries
@@ -32,18 +33,31 @@ class Finder:
 
     def find(self, query: KeyQuery) -> dict[int, RecordedEvent]:
         """As the port says."""
-        found = {}
+        return self.find_all([query])[0]
+
+    def find_all(self, asked: Sequence[KeyQuery]) -> list[dict[int, RecordedEvent]]:
+        """The same for several, in one transaction: each new one reads its pages anew."""
         with self._lock:
             try:
                 connection = self._connection or self._open()
-                begun = self._begun.get(query.before) or self._begun_at(connection, query.before)
-                for key in query.keys:
-                    # Most look-ups find nothing: what there is to an event is a second question.
-                    row = connection.execute(queries.BY_KEY, (key, begun)).fetchone()
-                    if row is not None:
-                        found[key] = _read(connection, queries.event_at(row[0]))
+                if len(asked) == 1:
+                    return [self._found(connection, asked[0])]
+                connection.execute("BEGIN")
+                try:
+                    return [self._found(connection, query) for query in asked]
+                finally:
+                    connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise translated(error, self._path) from error
+
+    def _found(self, connection: sqlite3.Connection, query: KeyQuery) -> dict[int, RecordedEvent]:
+        begun = self._begun.get(query.before) or self._begun_at(connection, query.before)
+        found = {}
+        for key in query.keys:
+            # Most look-ups find nothing: what there is to an event is a second question.
+            row = connection.execute(queries.BY_KEY, (key, begun)).fetchone()
+            if row is not None:
+                found[key] = _read(connection, queries.event_at(row[0]))
         return found
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ class SqliteJournal:
         self._watchers = Watchers(self._loop)
         self._committer = Committer(self._path, self._clock, self._watchers.publish)
         self._finder = Finder(self._path)
+        self._asked: list[tuple[KeyQuery, FindDone]] = []
         self._gathered: list[Work[Any]] = []
         self._reader: aiosqlite.Connection | None = None
         self._reader_opens = asyncio.Lock()
@@ -129,13 +130,32 @@ class SqliteJournal:
     def find_soon(self, query: KeyQuery, done: FindDone, /) -> None:
         self._refuse_when_closed()
         check_key_query(query)
-        # On the loop itself: a hop to a thread costs ten times as much as the read.
+        self._asked.append((query, done))
+        if len(self._asked) == 1:
+            self._loop.call_soon(self._find_asked)
+
+    def _find_asked(self) -> None:
+        """Answers what was asked in one pass of the loop, from one snapshot of the file.
+
+        On the loop itself: a hop to a thread costs ten times as much as the reads.
+        """
+        asked, self._asked = self._asked, []
         try:
-            found = self._finder.find(query)
+            self._refuse_when_closed()
+            answers = self._finder.find_all([query for query, _ in asked])
         except JournalError as error:
-            done(None, error)
+            for _, done in asked:
+                self._call(partial(done, None, error))
         else:
-            done(found, None)
+            for (_, done), found in zip(asked, answers, strict=True):
+                self._call(partial(done, found, None))
+
+    def _call(self, done: Callable[[], object]) -> None:
+        try:
+            done()
+        except Exception as error:  # one caller's mistake must not leave the others waiting
+            context = {"message": "a callback of find_soon failed", "exception": error}
+            self._loop.call_exception_handler(context)
 
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
         self._refuse_when_closed()

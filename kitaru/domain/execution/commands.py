@@ -81,6 +81,18 @@ class AbortWait(Struct, frozen=True):
     reason: str = ""
 
 
+class Resolve(Struct, frozen=True):
+    """Say what came of an attempt that was lost and may not be repeated unasked."""
+
+    call: str
+    """Its path."""
+    review: CheckpointEvent | None
+    """What is known of it; None when the call needs no review."""
+    result: StoredValue | None = None
+    error: ErrorData | None = None
+    """With neither of them, it runs again."""
+
+
 class Reopen(Struct, frozen=True):
     """Another attempt for an execution that failed (``retry``) or diverged (``resume``)."""
 
@@ -97,5 +109,6 @@ Command = (
     | ConfirmCancel
     | GiveInput
     | AbortWait
+    | Resolve
     | Reopen
 )

@@ -1,5 +1,7 @@
 """Which events a command leads to. All of an execution's rules are here."""
 
+from typing import Any
+
 from kitaru.domain.execution.commands import (
     AbortWait,
     Cancel,
@@ -11,11 +13,16 @@ from kitaru.domain.execution.commands import (
     GiveInput,
     Recover,
     Reopen,
+    Resolve,
     Start,
 )
 from kitaru.domain.execution.events import (
+    RUN_AGAIN,
     CancelRequested,
+    CheckpointCompleted,
+    CheckpointEvent,
     CheckpointFailed,
+    CheckpointResolved,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionEvent,
@@ -65,6 +72,8 @@ def decide(state: ExecutionState, command: Command) -> Events:
             return _give_input(_open(state), command)
         case AbortWait(wait=wait, reason=reason):
             return (WaitAborted(path=_open_wait(_open(state), wait), reason=reason),)
+        case Resolve():
+            return _resolve(_open(state), command)
         case Reopen():
             return _reopen(state, command)
 
@@ -154,7 +163,7 @@ def _cancel(state: ExecutionState, reason: str) -> Events:
 
 
 def _give_input(state: ExecutionState, command: GiveInput) -> Events:
-    found = [wait.path for wait in state.waits if command.wait in (wait.path, wait.name)]
+    found = [wait.path for wait in state.questions if command.wait in (wait.path, wait.name)]
     if command.wait in found or len(found) == 1:
         path = command.wait if command.wait in found else found[0]
         return (InputGiven(path=path, value=command.value),)
@@ -169,7 +178,11 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
             f"Wait {command.wait!r} has been answered already, with another value: the first "
             "answer counts."
         )
-    if state.waits:
+    if any(review.is_review and review.path == command.wait for review in state.waits):
+        raise KitaruStateError(
+            f"{command.wait!r} is no wait but a call that needs review: resolve it."
+        )
+    if state.questions:
         _open_wait(state, command.wait)
     return (InputGiven(path=command.wait, value=command.value),)
 
@@ -180,19 +193,46 @@ def _same(one: StoredValue, other: StoredValue) -> bool:
 
 def _open_wait(state: ExecutionState, wait: str) -> str:
     """The id of the open wait that has this id, or alone has this name."""
-    if any(known.path == wait for known in state.waits):
+    if any(known.path == wait for known in state.questions):
         return wait
-    found = [known.path for known in state.waits if known.name == wait]
+    found = [known.path for known in state.questions if known.name == wait]
     if len(found) == 1:
         return found[0]
     if found:
         raise KitaruStateError(
             f"Several waits are called {wait!r}; name one by its id: {', '.join(found)}."
         )
-    there = ", ".join(known.path for known in state.waits)
+    there = ", ".join(known.path for known in state.questions)
     if not there:
         raise KitaruStateError("The execution does not wait for an input now.")
     raise KitaruStateError(f"The execution has no open wait {wait!r}; it waits for: {there}.")
+
+
+def _resolve(state: ExecutionState, command: Resolve) -> Events:
+    path, review = command.call, command.review
+    if state.status is ExecutionStatus.DIVERGED:
+        raise KitaruStateError("The execution has diverged; put its code right and resume it.")
+    if review is None or not any(w.is_review and w.path == path for w in state.waits):
+        there = ", ".join(wait.path for wait in state.waits if wait.is_review) or "none"
+        raise KitaruStateError(f"Call {path!r} needs no review; those that do: {there}.")
+    if command.result is not None:
+        completed = CheckpointCompleted(**_of_call(review), result=command.result, resolved=True)
+        return (CheckpointResolved(path=path, decision="result"), completed)
+    if command.error is not None:
+        failed = CheckpointFailed(**_of_call(review), error=command.error)
+        return (CheckpointResolved(path=path, decision="failed"), failed)
+    return (CheckpointResolved(path=path, decision=RUN_AGAIN),)
+
+
+def _of_call(call: CheckpointEvent) -> dict[str, Any]:
+    return {
+        "path": call.path,
+        "name": call.name,
+        "attempt": call.attempt,
+        "site": call.site,
+        "arguments_digest": call.arguments_digest,
+        "arguments": call.arguments,
+    }
 
 
 def _reopen(state: ExecutionState, command: Reopen) -> Events:

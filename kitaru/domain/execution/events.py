@@ -6,6 +6,8 @@ from msgspec import Raw, Struct
 
 from kitaru.domain.values import NO_JSON, ErrorData, StoredValue
 
+RUN_AGAIN = "run again"
+
 
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """The root of an execution's events."""
@@ -121,6 +123,9 @@ class CheckpointEvent(CallEvent, frozen=True, kw_only=True, gc=False):
 class CheckpointStarted(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     """The body runs; written only when it runs for longer than a few milliseconds."""
 
+    once: bool = False
+    """Written before the body: without an outcome nobody knows what it has done."""
+
 
 class CheckpointCompleted(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     result: StoredValue
@@ -133,6 +138,8 @@ class CheckpointCompleted(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     """The execution whose result this is; None: the body has run here."""
     cached_path: str = ""
     """The call there."""
+    resolved: bool = False
+    """Whether a person gave the result, as plain JSON."""
 
 
 class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True, gc=False):
@@ -141,6 +148,20 @@ class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     retry_at: int | None = None
     """When the next attempt is due; None: this failure is the call's outcome."""
     type: str | None = None
+
+
+class ReviewRequested(CheckpointEvent, frozen=True, kw_only=True, gc=False):
+    """An attempt that may run only once was lost: somebody has to say what came of it."""
+
+    schema: Raw = NO_JSON
+    """The result's JSON schema, when its annotation has one."""
+
+
+class CheckpointResolved(CallEvent, frozen=True, kw_only=True, gc=False):
+    """Somebody has said what came of a lost attempt; an outcome follows, unless it runs again."""
+
+    decision: str
+    """``result``, ``failed`` or `RUN_AGAIN`."""
 
 
 class CheckpointCancelled(CheckpointEvent, frozen=True, kw_only=True, gc=False):
@@ -269,6 +290,8 @@ EVENT_TYPES: dict[str, tuple[type[Event], int]] = {
     "checkpoint_failed": (CheckpointFailed, 1),
     "checkpoint_cancelled": (CheckpointCancelled, 1),
     "arguments_changed": (ArgumentsChanged, 1),
+    "review_requested": (ReviewRequested, 1),
+    "checkpoint_resolved": (CheckpointResolved, 1),
     "timer_started": (TimerStarted, 1),
     "timer_fired": (TimerFired, 1),
     "wait_requested": (WaitRequested, 1),
@@ -303,6 +326,8 @@ ExecutionEvent = (
     | CheckpointFailed
     | CheckpointCancelled
     | ArgumentsChanged
+    | ReviewRequested
+    | CheckpointResolved
     | TimerStarted
     | TimerFired
     | WaitRequested

@@ -10,6 +10,7 @@ from kitaru.domain.execution.events import (
     CheckpointCancelled,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointResolved,
     CheckpointStarted,
     EventOffered,
     ExecutionCancelled,
@@ -26,6 +27,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    ReviewRequested,
     TimerFired,
     TimerStarted,
     WaitAborted,
@@ -35,12 +37,13 @@ from kitaru.domain.execution.events import (
 from kitaru.status import ExecutionStatus, FailureOrigin
 
 
-class OpenWait(Struct, frozen=True):
-    """A wait that nobody has answered."""
+class OpenWait(Struct, frozen=True, omit_defaults=True):
+    """A wait that nobody has answered, or a call that nobody has reviewed."""
 
     path: str
     """Its id."""
     name: str
+    is_review: bool = False
 
 
 class ExecutionState(Struct, frozen=True, omit_defaults=True):
@@ -72,6 +75,11 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     """Why it stands where it stands, for people."""
     error_type: str = ""
     origin: FailureOrigin | None = None
+
+    @property
+    def questions(self) -> tuple[OpenWait, ...]:
+        """The waits that an input answers: all but reviews."""
+        return tuple(wait for wait in self.waits if not wait.is_review)
 
     @property
     def is_finished(self) -> bool:
@@ -108,7 +116,9 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             return _waiting(state, path, name)
         case InputGiven(path=path):
             return _answered(state, path)
-        case WaitAborted(path=path) | WaitExpired(path=path):
+        case ReviewRequested(path=path, name=name):
+            return _opened(state, OpenWait(path, name, is_review=True))
+        case WaitAborted(path=path) | WaitExpired(path=path) | CheckpointResolved(path=path):
             return _going_on(state, path)
         case ExecutionParked(due_at=due_at):
             return replace(state, status=ExecutionStatus.WAITING, due_at=due_at)
@@ -203,12 +213,22 @@ def _waiting(state: ExecutionState, path: str, name: str) -> ExecutionState:
     if path in state.early:
         early = tuple(known for known in state.early if known != path)
         return replace(state, early=early)
+    return _opened(state, OpenWait(path, name))
+
+
+def _opened(state: ExecutionState, wait: OpenWait) -> ExecutionState:
     return replace(
         state,
         status=ExecutionStatus.WAITING,
-        waits=(*state.waits, OpenWait(path, name)),
-        reason=f"waits for an input: {path}",
+        waits=(*state.waits, wait),
+        reason=_reason(wait),
     )
+
+
+def _reason(wait: OpenWait) -> str:
+    if wait.is_review:
+        return f"needs review: {wait.path} was started and lost, and may run only once"
+    return f"waits for an input: {wait.path}"
 
 
 def _answered(state: ExecutionState, path: str) -> ExecutionState:
@@ -223,6 +243,5 @@ def _going_on(state: ExecutionState, path: str) -> ExecutionState:
         # It goes on when somebody resumes it, and has the answer then.
         return replace(state, waits=waits)
     if waits:
-        reason = f"waits for an input: {waits[0].path}"
-        return replace(state, waits=waits, due_at=0, reason=reason)
+        return replace(state, waits=waits, due_at=0, reason=_reason(waits[0]))
     return replace(state, waits=(), status=ExecutionStatus.RUNNING, due_at=0, reason="")

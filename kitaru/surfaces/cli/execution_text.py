@@ -40,6 +40,9 @@ def _sections(execution: Execution, now: datetime) -> Iterator[str]:
         yield failure_text(execution.failure)
     if execution.pending_waits:
         yield _titled("Waits for", _wait_table(execution))
+    doubtful = [call for call in execution.checkpoints if call.needs_review]
+    if doubtful:
+        yield _titled("Needs review", _review_table(execution.exec_id, doubtful))
     if execution.checkpoints:
         yield _titled("Checkpoints", _checkpoint_table(execution.checkpoints))
     retried = [call for call in execution.checkpoints if len(call.attempts) > 1]
@@ -226,6 +229,13 @@ def _attempt_table(calls: list[CheckpointCall]) -> str:
     ]
     rows = [_attempt_row(call.call_id, attempt) for call in calls for attempt in call.attempts]
     return table(columns, rows, "  ")
+
+
+def _review_table(exec_id: str, calls: list[CheckpointCall]) -> str:
+    columns = [Column("Path", least=12), Column("Arguments", least=20), Column("Called at")]
+    rows = [(call.call_id, preview(call.arguments), call.site) for call in calls]
+    how = f"  kitaru executions resolve {exec_id} PATH --result JSON | --failed TEXT | --run-again"
+    return "\n".join([table(columns, rows, "  "), how])
 
 
 def _reuse_table(calls: list[CheckpointCall]) -> str:

@@ -37,6 +37,7 @@ def cli() -> None:
         "retry": Entry(_STEERING, "retry", "Try a failed execution again."),
         "cancel": Entry(_STEERING, "cancel", "Ask an execution to end."),
         "input": Entry(_STEERING, "input_command", "Answer an execution that waits."),
+        "resolve": Entry(_STEERING, "resolve", "Say what came of a call that needs review."),
     },
 )
 def executions() -> None:

@@ -159,11 +159,7 @@ def _answer(execution: Execution, wait: str, text: str | None) -> Any:
         if asked is None or asked.schema is not None:
             raise KitaruUsageError(f"Wait {wait!r} needs an answer: --value JSON.")
         return None
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        hint = f"not valid JSON: {error}; a text needs its quotes: --value '\"yes\"'"
-        raise click.BadParameter(hint, param_hint="--value") from None
+    return _json(text, "--value")
 
 
 def _answered(execution: Execution, wait: str) -> str:
@@ -174,3 +170,41 @@ def _answered(execution: Execution, wait: str) -> str:
         f"{said} It goes on with the next process that serves its flow: a worker, or "
         f"`kitaru executions resume {execution.exec_id}`."
     )
+
+
+@click.command(cls=Command)
+@click.argument("exec_id", metavar="ID")
+@click.argument("call")
+@click.option("--result", metavar="JSON", help="It has done its work, and returned this.")
+@click.option("--failed", metavar="MESSAGE", help="It has failed: the flow is given this error.")
+@click.option("--run-again", is_flag=True, help="Let it run again.")
+@click.pass_context
+def resolve(
+    ctx: click.Context,
+    exec_id: str,
+    call: str,
+    result: str | None,
+    failed: str | None,
+    run_again: bool,
+) -> None:
+    """Say what came of CALL, a checkpoint that may run only once and whose process died in it.
+
+    CALL is the path that `kitaru executions get ID` shows under "Needs review".
+    """
+    from kitaru.sdk.client import KitaruClient
+
+    if (result is not None) + (failed is not None) + run_again != 1:
+        raise click.UsageError("Give one of --result, --failed and --run-again.")
+    given: dict[str, Any] = {"failed": failed, "run_again": run_again}
+    if result is not None:
+        given["result"] = _json(result, "--result")
+    after = KitaruClient().executions.resolve(full_id(exec_id), call, **given)
+    Output(ctx).item(after, lambda: f"Call {call} of execution {after.exec_id} is reviewed.")
+
+
+def _json(text: str, option: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        hint = f"not valid JSON: {error}; a text needs its quotes: {option} '\"yes\"'"
+        raise click.BadParameter(hint, param_hint=option) from None

@@ -33,6 +33,8 @@ _SHOWN = frozenset(
         "offers_taken",
         "timer_started",
         "wait_requested",
+        "review_requested",
+        "checkpoint_resolved",
         "input_given",
         "input_rejected",
         "wait_aborted",

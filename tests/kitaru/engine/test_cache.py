@@ -245,7 +245,7 @@ def test_a_look_up_that_fails_runs_nothing_and_the_next_runner_goes_on(
     runtime = current_runtime()
     with monkeypatch.context() as patch:
         journal: Any = runtime.journal
-        patch.setattr(journal._finder, "find", fail)
+        patch.setattr(journal._finder, "find_all", fail)
         handle = body.sync.run("a")
         end = time.monotonic() + 60
         while handle.exec_id in runtime.worker.runners:
