@@ -104,6 +104,17 @@ class LogEvent(StrEnum):
         "site",
         "differences",
     )
+    FLOW_ERROR_NOT_LOOKED_AT = (
+        "flow_error_not_looked_at",
+        "warning",
+        (
+            "A task or callback of a flow's body raised, and the body never looked at the error. "
+            "The flow went on without it."
+        ),
+        "exec_id",
+        "flow",
+        "error",
+    )
     CHECKPOINT_RETRYING = (
         "checkpoint_retrying",
         "warning",

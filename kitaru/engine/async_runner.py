@@ -3,8 +3,9 @@
 import asyncio
 import contextvars
 import functools
+import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -53,7 +54,7 @@ from kitaru.engine.divergence import (
 )
 from kitaru.engine.executions import Foreign, Outgoing, ignore
 from kitaru.engine.failures import describe
-from kitaru.engine.flow_loop import FlowLoop, FlowTask
+from kitaru.engine.flow_loop import FlowLoop, FlowTask, explained
 from kitaru.engine.history import History, KeptReady, Outcome
 from kitaru.engine.once import review_of
 from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
@@ -67,8 +68,11 @@ from kitaru.errors import (
     KitaruWaitValidationError,
 )
 from kitaru.status import FailureOrigin
+from kitaru.telemetry import LogEvent, report
 
 LONGEST_SLEEP_SECONDS = 86_400.0
+REFUSALS = 1_000
+"""How many calls of a dropped body raise; after that they wait."""
 IDLE_SECONDS = 5.0
 """How long a body that only waits for a time is kept in memory."""
 
@@ -170,7 +174,6 @@ class AsyncRunner:
         self.execution.on_foreign = self._on_foreign
         self._arguments = arguments
         self._started_at = clock_of(loaded)
-        self._began_at = loaded.facts[0][1]
         self._stopped = False
         self._flushing = False
         self._to_notice = False
@@ -211,6 +214,7 @@ class AsyncRunner:
         self.root: FlowTask | None = None
         self._ending = False
         self._live = False
+        self._refused = 0
         self._suspension: asyncio.TimerHandle | None = None
         self._cancel_delivered = False
 
@@ -221,7 +225,10 @@ class AsyncRunner:
         """Starts a pass of the body from its first line."""
         self._new_pass_state()
         # Not abstract: what it refuses is set from a list, which mypy does not see.
-        self.loop = loop = FlowLoop(self, self._started_at)  # type: ignore[abstract]
+        self.loop = loop = FlowLoop(  # type: ignore[abstract]
+            self, self._started_at, self.history.began_at
+        )
+        loop.unhandled = self._report_unhandled
         context = contextvars.Context()
         context.run(scope.set, FlowScope(self))
         args, kwargs = self.definition.binder.spread(self._arguments)
@@ -338,7 +345,8 @@ class AsyncRunner:
 
         def recorded(fact: RecordedEvent) -> None:
             note(fact)
-            self._watch_deadline(wait)
+            if not wait.abandoned:
+                self._watch_deadline(wait)
 
         self.execution.put(Outgoing(event, recorded=recorded))
 
@@ -368,9 +376,10 @@ class AsyncRunner:
 
     @guarded
     def _blob_read(self, version: int, task: "asyncio.Task[bytes]") -> None:
+        error = task.exception()
         if self._stopped:
             return
-        if (error := task.exception()) is not None:
+        if error is not None:
             self._give_up(error)
             return
         self.blobs[version] = task.result()
@@ -405,9 +414,20 @@ class AsyncRunner:
     def new_path(self, name: str, given_id: str | None = None) -> str:
         """Fixes the identity of a call or a wait of the body."""
         if self._stopped or self.loop is None:
-            raise ExecutionSuspended
+            self._refuse()
+            return name
         task = self.loop.current()
         return task.path_of(name) if given_id is None else given_id
+
+    def _refuse(self) -> None:
+        """Ends a call of a dropped body.
+
+        A body that catches even this, again and again, would never come to an end: in the long run
+        its calls wait, for ever, and the loop leaves it where it stands.
+        """
+        self._refused += 1
+        if self._refused <= REFUSALS:
+            raise ExecutionSuspended
 
     def time(self) -> int:
         """The time in the body, in microseconds since the Unix epoch."""
@@ -431,13 +451,12 @@ class AsyncRunner:
     async def perform(self, call: Call) -> Any:
         """Gives the call's recorded outcome, or runs it; inside the flow's body."""
         if self._stopped or self.loop is None:
-            raise ExecutionSuspended
-        if call.path in self.requested:
-            raise KitaruUsageError(
-                f"Two calls have the id {call.path!r} in this execution: give each its own id=."
-            )
+            self._refuse()
+            return await _never()
+        self.loop.current()
         if any(map(_holds_future, call.arguments.values())):
             call.arguments = {name: await _resolve(value) for name, value in call.arguments.items()}
+        self._check_unused(call.path)
         call.encode(self.host.codec)
         self._request(call)
         outcome = self._given_at_once(call)
@@ -450,6 +469,12 @@ class AsyncRunner:
         except asyncio.CancelledError:
             self._abandon(call)
             raise
+
+    def _check_unused(self, path: str) -> None:
+        if path in self.requested:
+            raise KitaruUsageError(
+                f"Two calls have the id {path!r} in this execution: give each its own id=."
+            )
 
     def _request(self, call: Call) -> None:
         self.requested[call.path] = call
@@ -512,11 +537,10 @@ class AsyncRunner:
     async def wait(self, wait: Wait) -> Any:
         """Waits for somebody's answer; inside the flow's body."""
         if self._stopped or self.loop is None:
-            raise ExecutionSuspended
-        if wait.path in self.requested:
-            raise KitaruUsageError(
-                f"Two calls have the id {wait.path!r} in this execution: give each its own."
-            )
+            self._refuse()
+            return await _never()
+        self.loop.current()
+        self._check_unused(wait.path)
         wait.future = future = self.loop.create_future()
         self.requested[wait.path] = wait
         recorded = self.history.log.get(wait.path)
@@ -547,9 +571,7 @@ class AsyncRunner:
 
     def timer_set(self, path: str, due_at: int, handle: asyncio.TimerHandle) -> None:
         """The body sleeps, or has set a time limit."""
-        assert self.loop is not None
-        # In a fork, before anything of its own has happened: the source's times are long over.
-        due_at += max(0, self._began_at - self.loop.now)
+        self._check_unused(path)
         timer = Timer(self, path, due_at, handle)
         self.requested[path] = timer
         self.timers[id(handle)] = timer
@@ -578,12 +600,17 @@ class AsyncRunner:
                 self._holding = True
                 self.host.loop.call_later(0.05, self._go_on)
             return
+        fired = self._fire_due()
         if not self._live:
             self._live = True
             left = self._left_wait()
             if left is not None:
                 self.divergence = not_asked_for(left, self._asked_now())
                 self._diverge(self.divergence)
+                return
+            if fired:
+                # Times that went by while nobody ran the flow may end what it would start now.
+                self._flush()
                 return
         unstarted, self.unstarted = self.unstarted, []
         calls: list[Call] = []
@@ -597,6 +624,17 @@ class AsyncRunner:
         if calls:
             self._look_up_or_start(calls)
         self._flush()
+
+    def _fire_due(self) -> bool:
+        """Fires the new timers that are due already, in the order of their times."""
+        now = self.host.journal.now()
+        due = [it for it in self.unstarted if isinstance(it, Timer) and it.due_at <= now]
+        if not due:
+            return False
+        self.unstarted = [it for it in self.unstarted if it not in due]
+        for timer in sorted(due, key=lambda timer: timer.due_at):
+            self._start_timer(timer)
+        return bool(self.execution.outbox)
 
     @guarded
     def _go_on(self) -> None:
@@ -747,6 +785,9 @@ class AsyncRunner:
     def _start_attempt(self, call: Call) -> None:
         if self._stopped or self._ending or self.requested.get(call.path) is not call:
             return
+        if call.abandoned:
+            # The body stopped waiting for it while its failed attempt was written down.
+            return
         if not self.host.may_start(self.exec_id):
             self.retrying[call.path] = self.host.journal.now()
             call.running = self.host.loop.call_later(0.05, self._start_attempt, call)
@@ -856,9 +897,20 @@ class AsyncRunner:
 
     def log_entry(self) -> tuple[str, bool]:
         """The identity of the next `log()` of the body, and whether it is recorded already."""
-        assert self.loop is not None
-        entry = self.loop.current().path_of("log")
+        entry = self.new_path("log")
         return entry, entry in self.history.logged
+
+    def _report_unhandled(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, asyncio.CancelledError):
+            # What asyncio.gather() gives whose parts were cancelled.
+            return
+        report(
+            LogEvent.FLOW_ERROR_NOT_LOOKED_AT,
+            exec_id=self.exec_id,
+            flow=self.execution.state.flow,
+            error=context["message"] if error is None else f"{type(error).__name__}: {error}",
+        )
 
     def _flush(self) -> None:
         if self._flushing or self._stopped or not self.execution.outbox:
@@ -950,10 +1002,12 @@ class AsyncRunner:
 
     def _end_stuck(self) -> None:
         """Nothing can happen any more that the body could be waiting for."""
+        places = [] if self.loop is None else self.loop.places()
         error = KitaruRuntimeError(
             "The flow's body waits for something that can never come: none of its checkpoints, "
             "waits and timers is open. Look for a lock, event, queue or future that no task of the "
-            "body sets."
+            f"body sets: {'; '.join(places)}. What comes from elsewhere, such as from "
+            "a thread, put into a @checkpoint."
         )
         self._ending = True
         command = FailAttempt(
@@ -1025,13 +1079,16 @@ class AsyncRunner:
                 result, blobs = stored(data)
                 events = decide(self.execution.state, Complete(result))
                 return [(event, blobs) for event in events]
-        command = FailAttempt(
+        events = decide(self.execution.state, self._failure(explained(error)))
+        return [(event, ()) for event in events]
+
+    def _failure(self, error: BaseException) -> FailAttempt:
+        return FailAttempt(
             error=describe(error, self.host.codec),
             origin=FailureOrigin.USER_CODE,
             now=self.host.journal.now(),
             retryable=not isinstance(error, KitaruError),
         )
-        return [(event, ()) for event in decide(self.execution.state, command)]
 
     def _recorded_end(self, event: ExecutionEvent, _fact: RecordedEvent) -> None:
         if isinstance(event, FlowAttemptFailed):
@@ -1046,9 +1103,10 @@ class AsyncRunner:
 
     @guarded
     def _reread(self, task: "asyncio.Task[History]") -> None:
+        error = task.exception()
         if self._stopped:
             return
-        if (error := task.exception()) is not None:
+        if error is not None:
             self._give_up(error)
             return
         self.history = task.result()
@@ -1135,7 +1193,13 @@ async def _whole_body(
                 await task
         return result
     finally:
-        await loop.shutdown_asyncgens()
+        await loop.finish()
+
+
+@types.coroutine
+def _never() -> Generator[None, None, None]:
+    while True:
+        yield
 
 
 async def _run_async(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Any:

@@ -126,6 +126,8 @@ class History:
         self.owed: dict[str, None] = {}
         """Those that were given in the current flow attempt: its next pass must ask for them."""
         self._untold: deque[str] = deque()
+        self.began_at = 0
+        """When the current flow attempt began."""
         self.version = 0
         for fact in facts:
             self.add(*fact)
@@ -135,6 +137,7 @@ class History:
         if version <= self.version:
             return
         self.version = version
+        self.began_at = self.began_at or recorded_at
         match event:
             case CheckpointCompleted(path=path):
                 if path in self.tried:
@@ -189,11 +192,11 @@ class History:
             case CancelRequested(reason=reason):
                 self.cancelled_at = version
                 self.cancel_reason = reason
-            case FlowAttemptFailed():
+            case FlowAttemptFailed(retry_at=retry_at):
                 # A cancel request that came just before it is for the next attempt's body.
-                self._next_flow_attempt()
+                self._next_flow_attempt(max(recorded_at, retry_at))
             case ExecutionReopened(reason="retry"):
-                self._next_flow_attempt()
+                self._next_flow_attempt(recorded_at)
                 self.cancelled_at = None
                 self.cancel_reason = ""
             case _:
@@ -253,7 +256,8 @@ class History:
             self.order.remove(rejected)
         self.waits[event.path] = self.asked[event.path]
 
-    def _next_flow_attempt(self) -> None:
+    def _next_flow_attempt(self, began_at: int) -> None:
+        self.began_at = max(self.began_at, began_at)
         # What failed, in a fork's source too, is tried again.
         self.kept = _successes(self.kept) | _successes(self.log)
         self.owed.clear()
@@ -277,6 +281,7 @@ def _successes(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
         path: outcome
         for path, outcome in outcomes.items()
         if isinstance(outcome.event, CheckpointCompleted | TimerFired | InputGiven)
+        and not _is_time_limit(outcome.event)
     }
 
 
@@ -305,3 +310,9 @@ class KeptReady:
         _, path = heapq.heappop(self._waiting)
         self._history.take(path)
         return path
+
+
+def _is_time_limit(event: OutcomeEvent) -> bool:
+    """Whether it is a time limit that has run out: a flow that is tried again has it anew."""
+    name = event.path.rpartition("/")[2].partition("#")[0]
+    return isinstance(event, TimerFired) and name == "timeout"

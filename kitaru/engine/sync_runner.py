@@ -63,6 +63,8 @@ from kitaru.errors import (
 )
 from kitaru.status import FailureOrigin
 
+REFUSALS = 1_000
+"""How many calls raise at once after the pass has ended; after that each takes its time."""
 IDLE_SECONDS = 5.0
 """How long a body that only waits for a time keeps its thread."""
 
@@ -153,7 +155,6 @@ class SyncRunner:
         self.changed = threading.Condition(threading.RLock())
         self._arguments = arguments
         self._started_at = clock_of(loaded)
-        self._began_at = loaded.facts[0][1]
         self._stopped = False
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
@@ -172,6 +173,7 @@ class SyncRunner:
         self.submitted: list[CallFuture] = []
         self.clock = self._started_at
         """The instant of the last outcome that the body was given, in microseconds."""
+        self._refused = 0
         self.ended = False
         self.unshared: set[str] = set()
         """The calls whose attempt has done something for its own execution alone."""
@@ -346,6 +348,10 @@ class SyncRunner:
 
     def _check_thread(self) -> None:
         if self._stopped:
+            self._refused += 1
+            if self._refused > REFUSALS:
+                # A body that catches even this, again and again, must not take a processor.
+                time.sleep(1.0)
             raise ExecutionSuspended
         if threading.get_ident() != self._thread:
             raise KitaruContextError(
@@ -371,30 +377,37 @@ class SyncRunner:
         call.context = contextvars.copy_context()
         needed = [*after, *futures_in(call.arguments)]
         future.needs = needed
-        if needed and call.path not in self.history.log:
+        for each in needed:
+            # What goes wrong in it is this call's error from now on, whenever that turns out.
+            each.seen = True
+        if not needed:
+            self._admit(future)
+        elif call.path in self.history.log and all(each.settled for each in needed):
+            # Not by taking their outcomes: the body has not looked at them, and a cancel request
+            # that stands between them is for what the body looks at next.
+            self._start_dependent(needed, future)
+        else:
             self.requested.add(call.path)
             self._when_settled(needed, future)
-        else:
-            self._admit(future)
         self.submitted.append(future)
         return future
 
     def _admit(self, future: CallFuture) -> None:
         """Hands over the recorded outcome of a submitted call, or lets it run."""
-        call = future.call
-        call.arguments = self._resolved(call.arguments)
-        call.encode(self.host.codec)
-        outcome = self._request(call, submitted=True)
-        if outcome is not None:
-            future.settle(outcome)
-        else:
-            self._start_or_hold(future)
+        future.call.encode(self.host.codec)
+        with self.changed:
+            # A thread that belongs to a pass that is over must not ask on behalf of the next.
+            self._check_pass(future.pass_number)
+            outcome = self._request(future.call, submitted=True)
+            if outcome is None:
+                self._start_or_hold(future)
+                return
+        future.settle(outcome)
 
     def _start_or_hold(self, future: CallFuture) -> None:
-        with self.changed:
-            if self._misfit or self._first_unrequested() or self._unrequested_wait():
-                self.held.append(functools.partial(self._start, future))
-                return
+        if self._misfit or self._first_unrequested() or self._unrequested_wait():
+            self.held.append(functools.partial(self._start, future))
+            return
         self._release_held()
         self._start(future)
 
@@ -404,7 +417,8 @@ class SyncRunner:
         def one_settled() -> None:
             with self.changed:
                 left[0] -= 1
-                ready = left[0] == 0
+                # What waited in a pass that is over asks nothing on behalf of the next.
+                ready = left[0] == 0 and future.pass_number == self.pass_number
             if ready and not (self._failed_with(needed, future) or self._reused(needed, future)):
                 self.host.spawn(functools.partial(self._start_dependent, needed, future))
 
@@ -418,8 +432,6 @@ class SyncRunner:
             outcome = dependency.outcome
             if outcome is not None and not isinstance(outcome.event, CheckpointFailed):
                 continue
-            for each in needed:
-                each.seen = True
             failure = self._delivery(dependency).error
             last = max(each.settled_at for each in needed)
             future.settle(None, failure, failed_at=last)
@@ -443,8 +455,6 @@ class SyncRunner:
             return False
         if not kept.is_of(call.definition.name, known.digest):
             return False
-        for dependency in needed:
-            dependency.seen = True
         call.arguments, call.encoded, call.digest = arguments, known.encoded, known.digest
         self.history.take(call.path)
         last = max(needed, key=lambda each: (each.settled_at, each.follows))
@@ -463,7 +473,6 @@ class SyncRunner:
         call = future.call
         for dependency in needed:
             delivery = self._delivery(dependency)
-            dependency.seen = True
             if delivery.error is not None:
                 last = max(each.settled_at for each in needed)
                 future.settle(None, delivery.error, failed_at=last)
@@ -472,11 +481,9 @@ class SyncRunner:
             call.arguments = {
                 name: self._resolve(value, self._value_of) for name, value in call.arguments.items()
             }
-            call.encode(self.host.codec)
-        except KitaruError as error:
+            self._admit(future)
+        except (KitaruError, ExecutionSuspended) as error:
             future.settle(None, error)
-            return
-        self._start_or_hold(future)
 
     def _request(self, call: Call, submitted: bool = False) -> Outcome | None:
         self.requested.add(call.path)
@@ -643,9 +650,8 @@ class SyncRunner:
         self._before_live(asked)
         self._deliver_cancel_before(None)
         self._wait_for_lease()
-        # In a fork, before anything of its own has happened: the source's times are long over.
-        clock = max(self.clock, self._began_at)
-        due_at = self.history.timers.get(path, clock + round(seconds * 1_000_000))
+        now = max(self.clock, self.history.began_at)
+        due_at = self.history.timers.get(path, now + round(seconds * 1_000_000))
         if due_at > self.host.journal.now():
             if path not in self.history.timers:
                 self._put_noted(TimerStarted(path=path, due_at=due_at, site=asked.site))

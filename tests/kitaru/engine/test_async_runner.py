@@ -288,7 +288,7 @@ async def test_an_abandoned_call_is_cancelled_and_recorded_so(bench: Any) -> Non
     assert await bench.result(handle.exec_id, gives_up_on_a_call) == "instead"
     events = await bench.events(handle.exec_id)
     assert [e.path for e in events if isinstance(e, CheckpointCancelled)] == ["step"]
-    assert bench.outcomes_by_path(events) == {"sleep": 1, "step#2": 1}
+    assert bench.outcomes_by_path(events) == {"timeout": 1, "step#2": 1}
 
 
 @flow(retries=1)
