@@ -634,7 +634,8 @@ class AsyncRunner:
         self.unstarted = [it for it in self.unstarted if it not in due]
         for timer in sorted(due, key=lambda timer: timer.due_at):
             self._start_timer(timer)
-        return bool(self.execution.outbox)
+        # Not by what is in the outbox: it may have been flushed already.
+        return any(timer.waiting is None and not timer.handle.cancelled() for timer in due)
 
     @guarded
     def _go_on(self) -> None:

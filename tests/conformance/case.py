@@ -211,8 +211,14 @@ INTERRUPTIONS = (Dies, Down, Restart, Steal)
 class Expected(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one execution is to look in the end."""
 
-    journal: str
+    journal: str | dict[Colour, str]
+    """The same for both colours, or one each where their engines do it differently."""
     status: str
+
+    def text(self, colour: Colour) -> str:
+        """The journal, for flows of a colour."""
+        text = self.journal if isinstance(self.journal, str) else self.journal.get(colour, "")
+        return text.strip()
 
 
 class RawCase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -227,7 +233,7 @@ class RawCase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache: bool = False
     """Whether results of other executions may be used; otherwise nothing is looked up."""
     steps: list[Any]
-    journal: str
+    journal: str | dict[Colour, str]
     status: str
     outcome: str | None = None
     bodies: dict[str, int]
@@ -305,7 +311,7 @@ def _case(file: str, data: Any) -> Case:
         raise CaseError(f"{where}: the law is to be told in a sentence")
     main = Expected(journal=raw.journal, status=raw.status)
     expected = {MAIN: main, **raw.others}
-    if not all(each.journal.strip() for each in expected.values()):
+    if not all(each.text(colour) for each in expected.values() for colour in raw.colours):
         raise CaseError(f"{where}: it expects nothing of a journal")
     if not raw.colours or len(set(raw.colours)) < len(raw.colours):
         raise CaseError(f"{where}: colours are async, sync or both")

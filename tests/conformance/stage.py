@@ -7,7 +7,7 @@ import json
 import linecache
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,6 +44,7 @@ from tests.conformance.case import (
     Cancel,
     Case,
     Clock,
+    Colour,
     Dies,
     Down,
     Fork,
@@ -177,7 +178,7 @@ def fits(line: str, wanted: str) -> bool:
 class Stage:
     """The journal of one case, the processes over it, and the executions in it."""
 
-    def __init__(self, case: Case, colour: str, backend: str, folder: Path) -> None:
+    def __init__(self, case: Case, colour: Colour, backend: str, folder: Path) -> None:
         self.case = case
         self.colour = colour
         self.backend = backend
@@ -366,7 +367,8 @@ class Stage:
                 for _ in range(times):
                     await self.play(steps_of(self.case.id, written))
             case Steering():
-                await self._refused(step.refused, self._steer(step))
+                async with self._client():
+                    await self._refused(step.refused, self._steer(step))
             case _:
                 raise AssertionError(step)
 
@@ -378,6 +380,21 @@ class Stage:
         handle = flow.aio.run(*step.arguments)
         self.ids[step.name] = handle.exec_id
         await handle
+
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[None]:
+        """Whoever steers: beside the flow, or, when its process is about to die, from another."""
+        if self.process is None or self.process.dies is None:
+            yield
+            return
+        serving = self.process
+        await self.open_process(serving=False)
+        try:
+            yield
+        finally:
+            await self.close_process(orderly=True)
+            self.process = serving
+            set_explicit(self.runtimes[-1])
 
     async def _steer(self, step: Steering) -> None:
         executions = kitaru.AsyncKitaruClient().executions
@@ -480,7 +497,7 @@ class Stage:
     async def settled(self) -> None:
         """Waits until every execution looks as the case says, or nothing more comes of it."""
         for name, expected in self.case.expected.items():
-            await self._settled(name, expected.status, expected.journal.strip())
+            await self._settled(name, expected.status, expected.text(self.colour))
 
     async def _settled(self, name: str, status: str, text: str) -> None:
         finished = status in {each.value for each in ExecutionStatus if each.is_finished}

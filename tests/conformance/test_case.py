@@ -1,4 +1,4 @@
-"""What is no case is refused: one that asserts nothing, or says what nobody reads, shows nothing."""
+"""What is no case is refused: one that asserts nothing or says what nobody reads shows nothing."""
 
 from pathlib import Path
 from typing import Any
