@@ -11,6 +11,8 @@ VARARGS = "*"
 VARKWARGS = "**"
 """The name under which those surplus keywords are kept whose own name is taken already."""
 
+_SURPLUS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 Named = dict[str, Any]
 
 
@@ -33,6 +35,8 @@ class Binder:
             for p in parameters
             if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         )
+        self._order = [p.name for p in parameters if p.kind not in _SURPLUS]
+        self._named_at_all = frozenset(self._order)
         self._varargs = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self._varkwargs = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -54,10 +58,15 @@ class Binder:
                 self._refuse(args, kwargs)
             if not kwargs.keys() <= self._named:
                 kwargs = self._with_surplus(args, kwargs)
-            named.update(sorted(kwargs.items()) if len(kwargs) > 1 else kwargs)
+            named = self._in_order({**named, **kwargs})
         if not self._required <= named.keys():
             self._refuse(args, kwargs)
         return named
+
+    def _in_order(self, named: Named) -> Named:
+        # That of the signature, however the call was written; what it does not name comes last.
+        known = [name for name in self._order if name in named]
+        return {name: named[name] for name in [*known, *sorted(named.keys() - self._named_at_all)]}
 
     def _with_surplus(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self._varkwargs:

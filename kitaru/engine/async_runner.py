@@ -813,14 +813,13 @@ class AsyncRunner:
         retried = call.definition.policy.max_attempts > 1
         context: contextvars.Context = call.context.copy() if retried else call.context
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt))
-        args, kwargs = call.definition.binder.spread(call.arguments)
-        function = call.definition.function
+        body = functools.partial(call.run, self.host.codec)
         if call.definition.asynchronous:
             task: asyncio.Future[Any] = self.host.loop.create_task(
-                _run_async(function, args, kwargs), context=context
+                _run_async(body), context=context
             )
         else:
-            task = self.host.in_thread(lambda: context.run(_run_sync, function, args, kwargs))
+            task = self.host.in_thread(lambda: context.run(_run_sync, body))
         call.running = task
         self.running[call.path] = call
         attempt = Attempt(self, call)
@@ -1203,17 +1202,17 @@ def _never() -> Generator[None, None, None]:
         yield
 
 
-async def _run_async(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Any:
+async def _run_async(body: Callable[[], Any]) -> Any:
     # A task that raised SystemExit or KeyboardInterrupt would end the host's loop.
     try:
-        return await function(*args, **kwargs)
+        return await body()
     except BaseException as error:
         return Raised(error)
 
 
-def _run_sync(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Any:
+def _run_sync(body: Callable[[], Any]) -> Any:
     try:
-        return function(*args, **kwargs)
+        return body()
     except BaseException as error:
         return Raised(error)
 

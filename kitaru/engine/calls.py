@@ -99,6 +99,17 @@ class Call:
         self.noted = False
         self.started = perf_counter()
 
+    def run(self, codec: Codec) -> Any:
+        """Calls the checkpoint's function, with arguments of its own.
+
+        What a body does to its arguments must not be seen by the flow, whose replay does not run
+        it, nor by the next attempt.
+        """
+        definition = self.definition
+        own = codec.own_copy(self.arguments, self.encoded, definition.types)
+        args, kwargs = definition.binder.spread(own)
+        return definition.function(*args, **kwargs)
+
     @property
     def asked(self) -> Asked:
         """The call, for a divergence report."""

@@ -61,7 +61,7 @@ def _compare(path: str, before: Any, now: Any, found: list[ArgumentDifference]) 
             _compare(path, before["$"][2], now["$"][2], found)
         else:
             found.append(_difference(path, before, now))
-    elif type(before) is not type(now) or before != now:
+    elif not _same(before, now):
         found.append(_difference(path, before, now))
 
 
@@ -70,7 +70,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def _are_alike(before: Any, now: Any) -> bool:
-    return isinstance(before, list) and isinstance(now, list) and before != now
+    return isinstance(before, list) and isinstance(now, list) and not _same(before, now)
+
+
+def _same(before: Any, now: Any) -> bool:
+    if before is UNSET or now is UNSET:
+        return before is now
+    # Not by ==, for which True is 1, also deep inside.
+    return msgspec.json.encode(before, order="sorted") == msgspec.json.encode(now, order="sorted")
 
 
 def _tag(value: Any) -> str:

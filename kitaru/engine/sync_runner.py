@@ -938,11 +938,10 @@ class SyncRunner:
     def _run_here(self, call: Call) -> Delivery:
         context = contextvars.copy_context() if call.context is None else call.context.copy()
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt))
-        args, kwargs = call.definition.binder.spread(call.arguments)
-        function = call.definition.function
+        body = functools.partial(call.run, self.host.codec)
         if call.definition.asynchronous:
-            return self._run_on_loop(context, functools.partial(function, *args, **kwargs))
-        return context.run(_run_sync, function, args, kwargs)
+            return self._run_on_loop(context, body)
+        return context.run(_run_sync, body)
 
     def _run_on_loop(self, context: contextvars.Context, body: Callable[[], Any]) -> Delivery:
         done = threading.Event()
@@ -1192,9 +1191,9 @@ def _ignore(outcome: Outcome) -> None:
     pass
 
 
-def _run_sync(function: Callable[..., Any], args: list[Any], kwargs: Any) -> Delivery:
+def _run_sync(body: Callable[[], Any]) -> Delivery:
     try:
-        return Delivery(function(*args, **kwargs))
+        return Delivery(body())
     except BaseException as error:
         return Delivery(error=error)
 

@@ -12,6 +12,8 @@ FOLDER = Path(__file__).parent
 COLOURS: tuple["Colour", ...] = ("async", "sync")
 Colour = Literal["async", "sync"]
 MAIN = "main"
+FIRST = "first"
+"""The name of the first version of the code."""
 NOTHING = "<nothing>"
 """Stands for a result that a step does not give."""
 SHORTEST_LAW = 40
@@ -232,6 +234,8 @@ class RawCase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     colours: tuple[Colour, ...] = COLOURS
     cache: bool = False
     """Whether results of other executions may be used; otherwise nothing is looked up."""
+    noted: bool = False
+    """Whether the start of bodies that last is written down, as it is by default after a while."""
     steps: list[Any]
     journal: str | dict[Colour, str]
     status: str
@@ -248,9 +252,10 @@ class Case(Struct, frozen=True, kw_only=True):
     id: str
     law: str
     programs: Mapping[str, str]
-    """The code, by name; the first version has the name ''."""
+    """The code, by name, the first version first."""
     colours: tuple[Colour, ...]
     cache: bool
+    noted: bool
     steps: list[Step]
     expected: dict[str, Expected]
     outcome: str | None
@@ -319,9 +324,10 @@ def _case(file: str, data: Any) -> Case:
         file=file,
         id=raw.id,
         law=raw.law,
-        programs={"": raw.program, **raw.programs},
+        programs={FIRST: raw.program, **raw.programs},
         colours=raw.colours,
         cache=raw.cache,
+        noted=raw.noted,
         steps=steps_of(where, raw.steps),
         expected=expected,
         outcome=raw.outcome,
@@ -333,13 +339,13 @@ def _case(file: str, data: Any) -> Case:
 
 def _check_names(where: str, case: Case) -> None:
     named: set[str] = set()
-    used = set(case.programs) & {""}
+    used = {FIRST}
     for step in case.all_steps:
         match step:
             case Start(name=name) | Fork(name=name):
                 named.add(name)
             case Up(program=program) | Restart(program=program):
-                used.add(program)
+                used.add(program or FIRST)
             case _:
                 pass
         of = getattr(step, "of", MAIN)

@@ -37,6 +37,7 @@ from kitaru.sdk.flow import AsyncFlow, Flow
 from kitaru.status import ExecutionStatus
 from tests.conformance import stagehands
 from tests.conformance.case import (
+    FIRST,
     MAIN,
     NOTHING,
     Abort,
@@ -186,7 +187,7 @@ class Stage:
         self.loop = asyncio.get_running_loop()
         self.records = stagehands.reset()
         self.offset_us = 0
-        self.program = ""
+        self.program = FIRST
         self.module: Any = None
         self.ids: dict[str, str] = {}
         self.flows: dict[str, AnyFlow] = {}

@@ -27,7 +27,7 @@ def load(folder: Path, *cases: Any) -> Any:
 
 def test_a_case_that_says_all_is_taken(tmp_path: Path) -> None:
     (case,) = load(tmp_path, GOOD)
-    assert case.programs == {"": GOOD["program"]}
+    assert case.programs == {"first": GOOD["program"]}
     assert case.colours == ("async", "sync")
     assert not case.is_interrupted
 

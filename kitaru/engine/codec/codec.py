@@ -87,3 +87,10 @@ class Codec:
         """The value's bytes, and the value as a replay will give it: a copy, shared with nobody."""
         data = self.encode(value, where=where, types=types)
         return data, value if type(value) in _UNCHANGEABLE else self.decode(data, types)
+
+    def own_copy(self, named: dict[str, Any], data: bytes, types: TypeScope) -> dict[str, Any]:
+        """Named values whose bytes are at hand, shared with nobody who could change them."""
+        if all(type(value) in _UNCHANGEABLE for value in named.values()):
+            return named
+        copy: dict[str, Any] = self.decode(data, types)
+        return copy

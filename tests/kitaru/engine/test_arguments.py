@@ -24,6 +24,10 @@ def keywords(a: int, *, b: int = 2, **rest: int) -> Any:
     return a, b, rest
 
 
+def backwards(z: int, *rest: int, y: int = 2, x: int = 3, **more: int) -> Any:
+    return z, rest, y, x, more
+
+
 def surplus(a: int, *args: int, b: int = 2) -> Any:
     return a, args, b
 
@@ -65,6 +69,20 @@ def test_a_call_by_name_is_the_call_by_position(a: int, b: int) -> None:
     ways = [binder.name_all((a, b), {}), binder.name_all((a,), {"b": b})]
     ways += [binder.name_all((), {"b": b, "a": a}), binder.name_all((), {"a": a, "b": b})]
     assert all(list(way.items()) == [("a", a), ("b", b)] for way in ways)
+
+
+@given(order=st.permutations(["z", "y", "x", "b", "a"]))
+def test_the_order_in_which_names_are_given_does_not_count(order: list[str]) -> None:
+    binder = Binder(backwards)
+    named = binder.name_all((), {name: ord(name) for name in order})
+    assert list(named) == ["z", "y", "x", "a", "b"]
+
+
+def test_a_call_by_name_is_in_the_order_of_the_signature() -> None:
+    binder = Binder(backwards)
+    by_place = list(binder.name_all((1, 7), {"x": 3}))
+    assert by_place == ["z", "x", "*"]
+    assert list(binder.name_all((1,), {"x": 3})) == list(binder.name_all((), {"x": 3, "z": 1}))
 
 
 def test_defaults_are_not_part_of_the_call() -> None:

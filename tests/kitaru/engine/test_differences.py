@@ -1,5 +1,6 @@
 """Arguments are compared by path, and a value that differs each time is known by its look."""
 
+import json
 import uuid
 from typing import Any
 
@@ -87,6 +88,13 @@ def test_a_difference_is_named_by_its_path(before: Any, now: Any, paths: list[st
 )
 def test_what_differs_each_time_is_known_by_its_look(before: Any, now: Any, hint: str) -> None:
     assert hint_of(before, now) == hint
+
+
+@pytest.mark.parametrize("wrapped", [[True], {"$": ["set", True]}, {"a": [[True]]}])
+def test_true_is_not_one_however_deep_it_lies(wrapped: Any) -> None:
+    other = json.loads(json.dumps(wrapped).replace("true", "1"))
+    assert differences(wrapped, wrapped) == ()
+    assert len(differences(wrapped, other)) == 1
 
 
 def test_a_list_in_another_order_is_one_difference() -> None:
