@@ -69,6 +69,7 @@ from tests.conformance.lines import journal_text, line_of
 
 AnyFlow = AsyncFlow[..., Any] | Flow[..., Any]
 LEASE_SECONDS = 30.0
+GRACE_SECONDS = 0.15
 MODULE = "conformance_program"
 PREAMBLE = """\
 import asyncio, contextlib, dataclasses, datetime, enum, decimal, pathlib, uuid
@@ -497,8 +498,13 @@ class Stage:
 
     async def settled(self) -> None:
         """Waits until every execution looks as the case says, or nothing more comes of it."""
+        unfinished = False
         for name, expected in self.case.expected.items():
+            unfinished |= not ExecutionStatus(expected.status).is_finished
             await self._settled(name, expected.status, expected.text(self.colour))
+        if unfinished or any(isinstance(step, Steal) for step in self.case.all_steps):
+            # Whatever must not happen is given the time to.
+            await asyncio.sleep(GRACE_SECONDS)
 
     async def _settled(self, name: str, status: str, text: str) -> None:
         finished = status in {each.value for each in ExecutionStatus if each.is_finished}
