@@ -1,0 +1,284 @@
+"""A project's source as one block of bytes: the same tree gives the same digest, on every machine.
+
+A bundle is a MessagePack list of names and contents. It has no compression and cannot express
+links, devices or modes, so that there is little for a forged one to try.
+"""
+
+import fnmatch
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from kitaru.errors import KitaruBackendError, KitaruUsageError
+
+FORMAT = "kitaru-bundle-1"
+IGNORE_FILE = ".kitaruignore"
+MOST_BYTES = 64 * 1024 * 1024
+MOST_FILES = 10_000
+LONGEST_PATH = 1_024
+IGNORED = (
+    ".git",
+    ".hg",
+    ".svn",
+    ".kitaru",
+    ".venv",
+    "venv",
+    ".env",
+    ".env.*",
+    "__pycache__",
+    "*.py[co]",
+    "*.egg-info",
+    "node_modules",
+    ".tox",
+    ".nox",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".ipynb_checkpoints",
+    ".idea",
+    ".vscode",
+    ".DS_Store",
+)
+"""What is no part of a project's source, wherever it is in the tree, unless a rule takes it in."""
+
+
+class NotBundled(KitaruUsageError):
+    """A tree that no bundle can be made of; the message names the file and what to do."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path} cannot be deployed: {problem}")
+        self.path = path
+
+
+class BundleDamaged(KitaruBackendError):
+    """A bundle, or what was unpacked of it, is not what was deployed: nothing of it is loaded."""
+
+    def __init__(self, digest: str, problem: str) -> None:
+        super().__init__(f"Bundle {digest[:12]} is damaged: {problem}")
+        self.digest = digest
+
+
+class BundledFile(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One file of a bundle."""
+
+    path: str
+    """From the root, with forward slashes."""
+    content: bytes
+
+
+class _Content(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    format: str
+    files: tuple[BundledFile, ...]
+
+
+class Bundle(Struct, frozen=True):
+    """A project's source, ready to be kept."""
+
+    data: bytes
+    digest: str
+    """The hexadecimal SHA-256 of `data`."""
+    paths: tuple[str, ...]
+
+
+class Rule(Struct, frozen=True):
+    """One line of an ignore file."""
+
+    pattern: str
+    takes_in: bool = False
+    only_folders: bool = False
+
+    def covers(self, path: str, is_folder: bool) -> bool:
+        """Whether it is about this path; without a slash it is about names anywhere."""
+        if self.only_folders and not is_folder:
+            return False
+        name = path if "/" in self.pattern else path.rpartition("/")[2]
+        return fnmatch.fnmatchcase(name, self.pattern.removeprefix("/"))
+
+
+def bundle_of(root: str) -> Bundle:
+    """The source below a folder, without what is ignored. Raises NotBundled."""
+    rules = _rules(root)
+    files: list[BundledFile] = []
+    size = 0
+    for path in _walk(root, "", rules):
+        content = _read(root, path, MOST_BYTES - size)
+        size += len(content)
+        files.append(BundledFile(path, content))
+        if len(files) > MOST_FILES:
+            raise NotBundled(root, f"it has more than {MOST_FILES} files. {_ADVICE}")
+    files.sort(key=lambda file: file.path.encode())
+    problem = _problem_of([file.path for file in files])
+    if problem:
+        raise NotBundled(root, problem)
+    data = msgspec.msgpack.encode(_Content(FORMAT, tuple(files)))
+    return Bundle(data, hashlib.sha256(data).hexdigest(), tuple(file.path for file in files))
+
+
+def opened(data: bytes, digest: str) -> tuple[BundledFile, ...]:
+    """The files of a bundle, after every check. Raises BundleDamaged."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise BundleDamaged(digest, f"its bytes have the digest {found[:12]}.")
+    try:
+        content = msgspec.msgpack.decode(data, type=_Content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleDamaged(digest, f"it cannot be read: {error}") from error
+    if content.format != FORMAT:
+        raise BundleDamaged(digest, f"it is a {content.format!r}, and this version reads {FORMAT}.")
+    if sum(len(file.content) for file in content.files) > MOST_BYTES:
+        raise BundleDamaged(digest, f"it has more than {MOST_BYTES} bytes.")
+    problem = _problem_of([file.path for file in content.files])
+    if problem:
+        raise BundleDamaged(digest, problem)
+    return content.files
+
+
+def unpack(data: bytes, digest: str, cache: str) -> str:
+    """The folder in `cache` that holds exactly this bundle, which is made when it is not there.
+
+    It appears whole or not at all, whoever else unpacks it and whoever is killed meanwhile. Raises
+    BundleDamaged for a bad bundle, or a folder that no longer is what was unpacked.
+    """
+    files = opened(data, digest)
+    folder = Path(cache, digest)
+    if not folder.is_dir():
+        _make(files, folder)
+    for file in files:
+        place = folder / file.path
+        if place.is_symlink() or not place.is_file() or place.read_bytes() != file.content:
+            raise BundleDamaged(
+                digest, f"{place} is not what was deployed. Delete {folder}; it is made anew."
+            )
+    return str(folder)
+
+
+_ADVICE = f"Name what is no source in {IGNORE_FILE}, or deploy from a smaller root."
+
+
+def _make(files: Sequence[BundledFile], folder: Path) -> None:
+    draft = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    draft.mkdir(parents=True, mode=0o700)
+    try:
+        for file in files:
+            place = draft / file.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with open(place, "xb") as stream:
+                stream.write(file.content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        _put_in_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        # Another process was faster; what it made is checked like every other.
+        if not folder.is_dir():
+            raise
+
+
+def _rules(root: str) -> list[Rule]:
+    rules = [Rule(pattern) for pattern in IGNORED]
+    place = Path(root, IGNORE_FILE)
+    if place.is_symlink() or not place.is_file():
+        return rules
+    try:
+        lines = place.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise NotBundled(str(place), "it is not UTF-8.") from None
+    for line in map(str.strip, lines):
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!")
+            rules.append(Rule(pattern.rstrip("/"), line.startswith("!"), pattern.endswith("/")))
+    return rules
+
+
+def _ignored(path: str, is_folder: bool, rules: Sequence[Rule]) -> bool:
+    # The last rule that is about a path decides, as people know it from git.
+    for rule in reversed(rules):
+        if rule.covers(path, is_folder):
+            return not rule.takes_in
+    return False
+
+
+def _walk(root: str, below: str, rules: Sequence[Rule]) -> Iterator[str]:
+    try:
+        entries = sorted(os.scandir(os.path.join(root, below)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise NotBundled(os.path.join(root, below), f"{error.strerror}.") from error
+    for entry in entries:
+        path = f"{below}/{entry.name}" if below else entry.name
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if _ignored(path, is_folder, rules):
+            continue
+        if is_folder:
+            yield from _walk(root, path, rules)
+        else:
+            yield path
+
+
+def _read(root: str, path: str, most: int) -> bytes:
+    place = os.path.join(root, path)
+    if stat.S_ISLNK(os.lstat(place).st_mode):
+        problem = f"it is a symbolic link; put the file itself there, or name it in {IGNORE_FILE}."
+        raise NotBundled(place, problem)
+    if not stat.S_ISREG(os.lstat(place).st_mode):
+        raise NotBundled(place, f"it is no ordinary file; name it in {IGNORE_FILE}.")
+    try:
+        # A link or a pipe that has just taken the file's place is refused, not followed.
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as stream:
+            content = stream.read(most + 1)
+    except OSError as error:
+        raise NotBundled(place, f"{error.strerror}.") from error
+    if len(content) > most:
+        raise NotBundled(root, f"with {path} it has more than {MOST_BYTES} bytes. {_ADVICE}")
+    return content
+
+
+def _problem_of(paths: Sequence[str]) -> str:
+    """Why files of these names cannot be unpacked side by side everywhere; empty: they can."""
+    if len(paths) > MOST_FILES:
+        return f"it has more than {MOST_FILES} files."
+    seen: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for path in paths:
+        if not _is_plain(path):
+            return f"{path!r} is no plain path inside its root."
+        other = seen.get(_folded(path))
+        if other is not None:
+            return f"{other!r} and {path!r} are one file where case makes no difference."
+        seen[_folded(path)] = path
+        parts = path.split("/")
+        for end in range(1, len(parts)):
+            folder = "/".join(parts[:end])
+            if folders.setdefault(_folded(folder), folder) != folder:
+                other = folders[_folded(folder)]
+                return f"{other!r} and {folder!r} are one folder where case makes no difference."
+    both = seen.keys() & folders.keys()
+    return f"{seen[min(both)]!r} is both a file and a folder." if both else ""
+
+
+def _is_plain(path: str) -> bool:
+    if not path or len(path) > LONGEST_PATH or any(sign in path for sign in "\0\\:"):
+        return False
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", path.casefold())

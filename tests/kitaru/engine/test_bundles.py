@@ -1,0 +1,220 @@
+"""A bundle is the whole tree and nothing else; a bad one leaves nothing behind."""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kitaru.engine import bundles
+from kitaru.engine.bundles import BundleDamaged, NotBundled, bundle_of, opened, unpack
+
+
+def project(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        place = root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    return root
+
+
+def forged(*paths: str, content: bytes = b"evil") -> tuple[bytes, str]:
+    data = msgspec.msgpack.encode([bundles.FORMAT, [[path, content] for path in paths]])
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def everything_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+FILES = {"flows.py": "a = 1\n", "lib/__init__.py": "", "lib/deep/data.txt": "ü"}
+
+
+def test_the_same_tree_has_the_same_digest_wherever_and_whenever_it_is(tmp_path: Path) -> None:
+    one = project(tmp_path / "one", FILES)
+    other = project(tmp_path / "other", dict(reversed(FILES.items())))
+    os.utime(other / "flows.py", (1, 1))
+    (other / "flows.py").chmod(0o755)
+    assert bundle_of(str(one)) == bundle_of(str(other))
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_each_byte_and_each_name_counts(tmp_path: Path, name: str) -> None:
+    root = project(tmp_path, FILES)
+    before = bundle_of(str(root)).digest
+    (root / name).write_text(FILES[name] + "x")
+    changed = bundle_of(str(root)).digest
+    (root / name).write_text(FILES[name])
+    assert bundle_of(str(root)).digest == before
+    (root / name).rename(root / f"{name}.moved")
+    assert len({before, changed, bundle_of(str(root)).digest}) == 3
+
+
+def test_what_is_unpacked_is_what_was_bundled(tmp_path: Path) -> None:
+    bundle = bundle_of(str(project(tmp_path / "root", FILES)))
+    folder = Path(unpack(bundle.data, bundle.digest, str(tmp_path / "cache")))
+    assert {name: (folder / name).read_text() for name in FILES} == FILES
+    assert bundle_of(str(folder)) == bundle
+    assert everything_in(tmp_path / "cache") == {
+        bundle.digest,
+        *(f"{bundle.digest}/{path}" for path in everything_in(folder)),
+    }
+
+
+def test_secrets_caches_and_the_journal_are_not_deployed(tmp_path: Path) -> None:
+    extra = (".env", ".env.local", ".git/config", "lib/__pycache__/x.pyc", ".kitaru/journal.db")
+    root = project(tmp_path, {**FILES, **dict.fromkeys(extra, "secret")})
+    assert set(bundle_of(str(root)).paths) == set(FILES)
+
+
+def test_the_projects_own_rules_leave_out_and_take_in(tmp_path: Path) -> None:
+    rules = "# large\n*.csv\n/lib/deep/\n!.env\n"
+    root = project(
+        tmp_path, {**FILES, "a.csv": "", "lib/b.csv": "", ".env": "", ".kitaruignore": rules}
+    )
+    expected = {".env", ".kitaruignore", "flows.py", "lib/__init__.py"}
+    assert set(bundle_of(str(root)).paths) == expected
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "flows.py", "nowhere", "."])
+def test_a_symbolic_link_is_refused_by_name_wherever_it_leads(tmp_path: Path, target: str) -> None:
+    root = project(tmp_path, FILES)
+    (root / "link").symlink_to(target)
+    with pytest.raises(NotBundled, match=r"link.*symbolic link"):
+        bundle_of(str(root))
+    (root / ".kitaruignore").write_text("link\n")
+    assert "link" not in bundle_of(str(root)).paths
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NotBundled, match="no ordinary file"):
+        bundle_of(str(tmp_path))
+
+
+def test_too_large_a_tree_is_refused_before_it_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = project(tmp_path, {"a": "12345", "b": "12345"})
+    monkeypatch.setattr(bundles, "MOST_BYTES", 9)
+    with pytest.raises(NotBundled, match="more than 9 bytes"):
+        bundle_of(str(root))
+    monkeypatch.setattr(bundles, "MOST_BYTES", 10)
+    bundle_of(str(root))
+    monkeypatch.setattr(bundles, "MOST_FILES", 1)
+    with pytest.raises(NotBundled, match="more than 1 files"):
+        bundle_of(str(root))
+
+
+@pytest.mark.parametrize(
+    "names", [("A.py", "a.py"), ("Lib/a.py", "lib/b.py"), ("stra\u00dfe", "STRASSE")]
+)
+def test_names_that_collide_elsewhere_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    root = project(tmp_path / "root", dict.fromkeys(names, ""))
+    with pytest.raises(NotBundled, match="case makes no difference"):
+        bundle_of(str(root))
+    with pytest.raises(BundleDamaged, match="case makes no difference"):
+        opened(*forged(*names))
+
+
+BAD_NAMES: list[tuple[str, ...]] = [
+    ("../out.py",),
+    ("lib/../../out.py",),
+    ("/tmp/out.py",),
+    ("C:/out.py",),
+    ("..\\out.py",),
+    ("",),
+    (".",),
+    ("a//b",),
+    ("a/",),
+    ("a\0b",),
+    ("x" * 2_000,),
+    ("a", "a/b"),
+    ("a", "a"),
+]
+
+
+@pytest.mark.parametrize("names", BAD_NAMES)
+def test_a_forged_name_is_refused_and_nothing_is_written(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    data, digest = forged("fine.py", *names)
+    with pytest.raises(BundleDamaged):
+        unpack(data, digest, str(tmp_path / "in" / "cache"))
+    assert everything_in(tmp_path) == set()
+
+
+def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
+    bundle = bundle_of(str(project(tmp_path / "root", FILES)))
+    for place in range(len(bundle.data)):
+        flipped = bytearray(bundle.data)
+        flipped[place] ^= 1
+        with pytest.raises(BundleDamaged, match="digest"):
+            unpack(bytes(flipped), bundle.digest, str(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, [], ["other", []], [bundles.FORMAT, [["a", "text"]]], [bundles.FORMAT, [["a"]]]],
+)
+def test_bytes_that_are_no_bundle_are_refused(content: Any) -> None:
+    data = msgspec.msgpack.encode(content)
+    with pytest.raises(BundleDamaged):
+        opened(data, hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize("trouble", ["changed", "gone", "linked"])
+def test_an_unpacked_file_that_is_no_longer_the_deployed_one_is_named(
+    tmp_path: Path, trouble: str
+) -> None:
+    bundle = bundle_of(str(project(tmp_path / "root", FILES)))
+    folder = Path(unpack(bundle.data, bundle.digest, str(tmp_path / "cache")))
+    file = folder / "flows.py"
+    content = file.read_text()
+    file.unlink()
+    if trouble == "changed":
+        file.write_text(content.replace("1", "2"))
+    if trouble == "linked":
+        file.symlink_to(tmp_path / "root" / "flows.py")
+    with pytest.raises(BundleDamaged, match=r"flows\.py"):
+        unpack(bundle.data, bundle.digest, str(tmp_path / "cache"))
+
+
+def test_a_process_killed_while_it_unpacks_leaves_nothing_that_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundle_of(str(project(tmp_path / "root", FILES)))
+    cache = tmp_path / "cache"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bundles, "_put_in_place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            unpack(bundle.data, bundle.digest, str(cache))
+    assert not (cache / bundle.digest).exists()
+    (cache / f".{bundle.digest}-dead").mkdir()
+    assert bundle_of(unpack(bundle.data, bundle.digest, str(cache))) == bundle
+
+
+def test_many_unpack_the_same_bundle_at_once(tmp_path: Path) -> None:
+    bundle = bundle_of(str(project(tmp_path / "root", FILES)))
+    folders: list[str] = []
+    together = threading.Barrier(8)
+
+    def one() -> None:
+        together.wait()
+        folders.append(unpack(bundle.data, bundle.digest, str(tmp_path / "cache")))
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert folders == [str(tmp_path / "cache" / bundle.digest)] * 8
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [bundle.digest]
