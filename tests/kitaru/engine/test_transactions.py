@@ -135,8 +135,8 @@ async def awaited(order: str) -> str:
 
 @flow
 async def gathered(order: str) -> str:
-    _, outcome = await asyncio.gather(note.aio("beside"), put.aio(order))
-    return outcome
+    both = await asyncio.gather(note.aio("beside"), put.aio(order))
+    return both[1]
 
 
 BODIES = [direct, submitted, sync_flow_of_async, awaited, gathered]
