@@ -861,13 +861,12 @@ class SyncRunner:
         """One attempt of a transactional checkpoint: its writes and its outcome, or neither."""
         try:
             transaction = self._open_transaction(call, database)
-            found = transaction.found()
-        except (KitaruError, sqlite3.Error) as error:
+        except KitaruError as error:
             call.running = None
             return self._record_outcome(call, Delivery(error=error), recorded, pass_number)
         call.transaction = transaction
         try:
-            delivery = Delivery() if found else self._run_here(call)
+            found, delivery = self._found_or_run(call, transaction)
             call.running = None
             self._check_pass(pass_number)
             failure = delivery.error
@@ -890,6 +889,15 @@ class SyncRunner:
             transaction.abandon("its checkpoint has ended")
             with self.changed:
                 self.transactions.discard(transaction)
+
+    def _found_or_run(
+        self, call: Call, transaction: AttemptTransaction
+    ) -> tuple[Found | None, Delivery]:
+        try:
+            found = transaction.found()
+        except sqlite3.Error as error:
+            return None, Delivery(error=error)
+        return found, Delivery() if found else self._run_here(call)
 
     def _open_transaction(self, call: Call, database: Database) -> AttemptTransaction:
         host, gate = self.host, self.execution.gate

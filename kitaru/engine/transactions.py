@@ -66,7 +66,15 @@ class Database(Struct, frozen=True):
 
     def path(self) -> str | None:
         """The file, or None for the journal's own. Raises KitaruUsageError."""
-        return None if self.locate is None else path_of(self.locate())
+        if self.locate is None:
+            return None
+        try:
+            location = self.locate()
+        except Exception as error:
+            raise KitaruUsageError(
+                f"The function that a checkpoint's transaction= is raised {error!r}."
+            ) from error
+        return path_of(location)
 
 
 def path_of(location: object) -> str:
