@@ -5,6 +5,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -480,6 +481,48 @@ def test_a_transaction_that_is_open_for_too_long_stops_nobody_else(
     assert isinstance(caught.value.__cause__, kitaru.KitaruTransactionError)
     assert others == ["the others go on"]
     assert orders() == []
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_what_others_of_the_execution_record_meanwhile_goes_into_the_same_append(
+    colour: str, kind: str
+) -> None:
+    global after
+    if kind == "separate":
+        pytest.skip("there the journal is not locked")
+    begun = threading.Event()
+
+    @checkpoint(cache=False)
+    def beside() -> None:
+        begun.wait(STUCK_SECONDS)
+
+    @flow
+    def sync_body() -> None:
+        first, second = beside.submit(), put.submit("one")
+        second.result()
+        first.result()
+
+    @flow
+    async def async_body() -> None:
+        await asyncio.gather(beside.aio(), put.aio("one"))
+
+    def let_the_other_end() -> None:
+        begun.set()
+        execution = current_runtime().worker.runners[kitaru.current_execution_id() or ""].execution
+        end = time.monotonic() + transactions.LONGEST_SECONDS
+        while not any(isinstance(each.event, CheckpointCompleted) for each in execution.outbox):
+            assert time.monotonic() < end, "it was appended, or never came"
+            time.sleep(0.001)
+
+    after = let_the_other_end
+    handle = started(sync_body if colour == "sync" else async_body)
+    handle.wait(timeout=STUCK_SECONDS)
+    runtime = current_runtime()
+    reading = runtime.journal.read_stream(stream_of(handle.exec_id))
+    facts = asyncio.run_coroutine_threadsafe(reading, runtime.loop).result()
+    outcomes = [fact for fact in facts if fact.type == "checkpoint_completed"]
+    assert len(outcomes) == 2
+    assert len({fact.recorded_at for fact in outcomes}) == 1
 
 
 COUNT = 20
