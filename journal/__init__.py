@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from journal.errors import (
     BlobNotFound,
     CommitOutcomeUnknown,
+    CommitRefused,
     CorruptJournal,
     DamagedFile,
     InvalidAppend,
@@ -18,10 +19,13 @@ from journal.errors import (
     JournalUnavailable,
     NewerSchema,
     NotAJournal,
+    NoTransactions,
     StaleLease,
+    StatementRefused,
+    TransactionOver,
     WrongExpectedVersion,
 )
-from journal.journal import Journal, Watcher
+from journal.journal import Journal, StoreTransaction, Watcher
 from journal.records import (
     Append,
     Appended,
@@ -34,9 +38,11 @@ from journal.records import (
     Lease,
     NewEvent,
     RecordedEvent,
+    Rows,
 )
 
 if TYPE_CHECKING:
+    from journal.backends.sqlite.guarded import SqliteTransaction
     from journal.backends.sqlite.reader import SqliteReader
     from journal.hashing import Finding, verify_stream
     from journal.subscription import follow, follow_all
@@ -48,6 +54,7 @@ __all__ = [
     "Claim",
     "ClaimQuery",
     "CommitOutcomeUnknown",
+    "CommitRefused",
     "CorruptJournal",
     "DamagedFile",
     "Finding",
@@ -67,10 +74,16 @@ __all__ = [
     "Lease",
     "NewEvent",
     "NewerSchema",
+    "NoTransactions",
     "NotAJournal",
     "RecordedEvent",
+    "Rows",
     "SqliteReader",
+    "SqliteTransaction",
     "StaleLease",
+    "StatementRefused",
+    "StoreTransaction",
+    "TransactionOver",
     "Watcher",
     "WrongExpectedVersion",
     "follow",
@@ -117,6 +130,7 @@ def open_reader(url: str) -> "SqliteReader":
 _LAZY = {
     "Finding": "journal.hashing",
     "SqliteReader": "journal.backends.sqlite.reader",
+    "SqliteTransaction": "journal.backends.sqlite.guarded",
     "follow": "journal.subscription",
     "follow_all": "journal.subscription",
     "verify_stream": "journal.hashing",

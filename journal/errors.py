@@ -15,6 +15,10 @@ class JournalError(Exception):
     │   └── JournalFull        no space is left
     ├── CommitOutcomeUnknown   a commit failed and nobody can tell yet whether it is on disk
     ├── JournalClosed          the journal was closed before, or belongs to the parent process
+    ├── NoTransactions         this store cannot take the caller's own writes into its commits
+    ├── StatementRefused       a statement that a transaction in other hands may not run
+    ├── TransactionOver        the transaction was rolled back or committed before
+    ├── CommitRefused          the caller's own constraints do not let it be committed
     ├── InvalidAppend          an append that no state of the stream could accept
     ├── InvalidQuery           a query that no journal could answer
     ├── InvalidJournalUrl      no backend is named by this URL
@@ -103,6 +107,22 @@ class CommitOutcomeUnknown(JournalError):
 
 class JournalClosed(JournalError):
     """The journal was closed before."""
+
+
+class NoTransactions(JournalError):
+    """This store cannot take the caller's own writes into its commits."""
+
+
+class StatementRefused(JournalError):
+    """A statement that a transaction in other hands may not run; the transaction goes on."""
+
+
+class TransactionOver(JournalError):
+    """The transaction was rolled back or committed before; nothing of this was done."""
+
+
+class CommitRefused(JournalError):
+    """The caller's own constraints do not let it be committed; ``__cause__`` is what they say."""
 
 
 class InvalidAppend(JournalError, ValueError):

@@ -1,7 +1,7 @@
 """The port: what every backend of the journal can do."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from journal.records import (
     Append,
@@ -12,6 +12,7 @@ from journal.records import (
     KeyQuery,
     Lease,
     RecordedEvent,
+    Rows,
 )
 
 Watcher = Callable[[Sequence[RecordedEvent]], None]
@@ -23,6 +24,48 @@ AppendDone = Callable[[Appended | None, BaseException | None], object]
 """Told what came of an append: either what was appended, or None and why not."""
 FindDone = Callable[[dict[int, RecordedEvent] | None, BaseException | None], None]
 """What `find_soon` calls when it has an answer."""
+
+
+class StoreTransaction(Protocol):
+    """A transaction of the store itself: the caller's own writes, and then one append.
+
+    It begins with its first statement, and the store takes no other write before it has ended.
+    From any thread but the journal's loop's, one statement at a time.
+    """
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a statement has begun it, and it has not ended."""
+        ...
+
+    def execute(
+        self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /
+    ) -> Rows:
+        """Runs one statement. Raises the store's own errors, StatementRefused, TransactionOver."""
+        ...
+
+    def executemany(
+        self, statement: str, rows: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> Rows:
+        """Runs one statement for each row of parameters."""
+        ...
+
+    def append(self, append: Append, /) -> Appended:
+        """Appends and commits all at once; returns when both are durable.
+
+        After WrongExpectedVersion it is open still, and may append anew. Whatever else is raised
+        has ended it and left nothing: StaleLease, CommitRefused, TransactionOver,
+        JournalUnavailable; or nobody knows: CommitOutcomeUnknown.
+        """
+        ...
+
+    def check(self) -> None:
+        """Raises TransactionOver when it has ended."""
+        ...
+
+    def abandon(self, reason: str) -> None:
+        """Rolls it back, unless it has ended; from any thread, and without waiting."""
+        ...
 
 
 class Journal(Protocol):
@@ -58,6 +101,25 @@ class Journal(Protocol):
 
     def append_blocking(self, append: Append, /) -> Appended:
         """The same from a thread of the caller's own, without a hop to another."""
+        ...
+
+    def shares_store_with(self, location: str, /) -> bool:
+        """Whether a transaction of this journal's store holds writes to that database."""
+        ...
+
+    def transaction(
+        self,
+        *,
+        seconds: float,
+        entering: Callable[[], None],
+        leaving: Callable[[bool], None],
+    ) -> StoreTransaction:
+        """A transaction of the store, in which the caller writes into tables of its own.
+
+        It is rolled back when it has kept others from writing for so many seconds. `entering` is
+        called before it takes the store, and may block; `leaving` when it has ended, with whether
+        it was committed. Raises NoTransactions.
+        """
         ...
 
     async def read_stream(

@@ -3,7 +3,8 @@
 ``gc=False``: they hold no cycles, and a fan-out makes too many of them for the collector to follow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -172,3 +173,24 @@ class ClaimQuery(Struct, frozen=True, kw_only=True):
     limit: int = 10
     stream: str | None = None
     """Only this one; it is then claimed whether it is due or not."""
+
+
+class Rows(Struct, frozen=True):
+    """What a statement of a transaction has found and done."""
+
+    found: list[tuple[Any, ...]]
+    columns: tuple[str, ...] = ()
+    rowcount: int = -1
+    """How many rows it has changed; -1 where that means nothing."""
+    lastrowid: int | None = None
+    """The row that it has inserted last."""
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def first(self) -> tuple[Any, ...] | None:
+        """The first row that was found."""
+        return self.found[0] if self.found else None

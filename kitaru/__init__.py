@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         KitaruSerializationError,
         KitaruStateError,
         KitaruTimeoutError,
+        KitaruTransactionError,
         KitaruUsageError,
         KitaruUserCodeError,
         KitaruWaitAborted,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
     from kitaru.sdk.log import log
     from kitaru.sdk.runtime import runtime
+    from kitaru.sdk.transaction import AsyncTransaction, Transaction, transaction
     from kitaru.sdk.wait import wait
     from kitaru.settings import KitaruConfig, configure
     from kitaru.status import ExecutionStatus, FailureOrigin
@@ -50,6 +52,7 @@ _WHERE = {
     "AsyncFlow": "kitaru.sdk.flow",
     "AsyncFlowHandle": "kitaru.sdk.handle",
     "AsyncKitaruClient": "kitaru.sdk.client",
+    "AsyncTransaction": "kitaru.sdk.transaction",
     "Checkpoint": "kitaru.sdk.checkpoint",
     "CheckpointFuture": "kitaru.sdk.checkpoint",
     "DivergedCall": "kitaru.divergence",
@@ -74,6 +77,7 @@ _WHERE = {
     "KitaruSerializationError": "kitaru.errors",
     "KitaruStateError": "kitaru.errors",
     "KitaruTimeoutError": "kitaru.errors",
+    "KitaruTransactionError": "kitaru.errors",
     "KitaruUsageError": "kitaru.errors",
     "KitaruUserCodeError": "kitaru.errors",
     "KitaruWaitAborted": "kitaru.errors",
@@ -82,6 +86,7 @@ _WHERE = {
     "PendingWait": "kitaru.projections.views",
     "RecordedObject": "kitaru.engine.codec",
     "Retry": "kitaru.domain.execution.retry",
+    "Transaction": "kitaru.sdk.transaction",
     "as_completed": "kitaru.sdk.completion",
     "checkpoint": "kitaru.sdk.checkpoint",
     "configure": "kitaru.settings",
@@ -96,6 +101,7 @@ _WHERE = {
     "runtime": "kitaru.sdk.runtime",
     "save": "kitaru.sdk.artifacts",
     "sleep": "kitaru.sdk.deterministic",
+    "transaction": "kitaru.sdk.transaction",
     "uuid4": "kitaru.sdk.deterministic",
     "wait": "kitaru.sdk.wait",
     "wait_all": "kitaru.sdk.completion",
@@ -108,6 +114,7 @@ __all__ = [
     "AsyncFlow",
     "AsyncFlowHandle",
     "AsyncKitaruClient",
+    "AsyncTransaction",
     "Checkpoint",
     "CheckpointFuture",
     "DivergedCall",
@@ -132,6 +139,7 @@ __all__ = [
     "KitaruSerializationError",
     "KitaruStateError",
     "KitaruTimeoutError",
+    "KitaruTransactionError",
     "KitaruUsageError",
     "KitaruUserCodeError",
     "KitaruWaitAborted",
@@ -140,6 +148,7 @@ __all__ = [
     "PendingWait",
     "RecordedObject",
     "Retry",
+    "Transaction",
     "as_completed",
     "checkpoint",
     "configure",
@@ -154,6 +163,7 @@ __all__ = [
     "runtime",
     "save",
     "sleep",
+    "transaction",
     "uuid4",
     "wait",
     "wait_all",

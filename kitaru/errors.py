@@ -21,6 +21,7 @@ class KitaruError(Exception):
     ├── KitaruRuntimeError (RuntimeError)
     │   ├── KitaruWaitAborted                     a wait of the flow was aborted
     │   ├── KitaruWaitExpired                     nobody answered a wait by its deadline
+    │   ├── KitaruTransactionError                a checkpoint's transaction was rolled back
     │   ├── KitaruBackendError                    the journal cannot be read or written
     │   └── KitaruExecutionError                  an execution did not complete
     │       ├── KitaruUserCodeError               its own code raised
@@ -66,6 +67,10 @@ class KitaruWaitAborted(KitaruRuntimeError):
 
 class KitaruWaitExpired(KitaruRuntimeError):
     """Raised in a flow's body where it waits: its deadline has passed without an answer."""
+
+
+class KitaruTransactionError(KitaruRuntimeError):
+    """A transactional checkpoint's transaction was rolled back, or is over."""
 
 
 class KitaruBackendError(KitaruRuntimeError):

@@ -13,11 +13,12 @@ from journal.errors import (
     InvalidQuery,
     JournalClosed,
     JournalError,
+    NoTransactions,
     StaleLease,
     WrongExpectedVersion,
 )
 from journal.hashing import event_hash
-from journal.journal import AppendDone, FindDone, Watcher
+from journal.journal import AppendDone, FindDone, StoreTransaction, Watcher
 from journal.records import (
     GENESIS,
     Append,
@@ -82,6 +83,21 @@ class InMemoryJournal:
             appended = self._append(append, self._clock())
             self._watchers.publish(appended.events)
         return appended
+
+    def shares_store_with(self, location: str, /) -> bool:
+        return False
+
+    def transaction(
+        self,
+        *,
+        seconds: float,
+        entering: Callable[[], None],
+        leaving: Callable[[bool], None],
+    ) -> StoreTransaction:
+        raise NoTransactions(
+            "a journal in memory has no database for others to write into: name a file for the "
+            "journal, or another database for the writes"
+        )
 
     async def read_stream(
         self, stream: str, /, *, after: int = 0, limit: int | None = None

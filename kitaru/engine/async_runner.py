@@ -1,8 +1,11 @@
 """Drives one execution of an async flow: one recorded outcome at a time, live as in a replay."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
+import sqlite3
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
@@ -14,9 +17,11 @@ from msgspec import Struct
 from journal import (
     Appended,
     BlobNotFound,
+    CommitRefused,
     JournalError,
     RecordedEvent,
     StaleLease,
+    TransactionOver,
     WrongExpectedVersion,
 )
 from kitaru.domain.execution.commands import Complete, FailAttempt
@@ -58,6 +63,13 @@ from kitaru.engine.flow_loop import FlowLoop, FlowTask, explained
 from kitaru.engine.history import History, KeptReady, Outcome
 from kitaru.engine.once import review_of
 from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
+from kitaru.engine.transactions import (
+    AttemptTransaction,
+    Database,
+    Found,
+    failure_of,
+    open_attempt,
+)
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
 from kitaru.engine.waits import Wait, WaitOutcome
@@ -129,6 +141,25 @@ class Attempt:
             self.runner.note_later(*call.started_event())
 
 
+class Slot:
+    """The right to be the only one that appends to an execution, for threads."""
+
+    def __init__(self, runner: "AsyncRunner") -> None:
+        self._runner = runner
+
+    def acquire(self) -> None:
+        """Blocks until nothing is being appended."""
+        given = threading.Event()
+        self._runner.host.loop.call_soon_threadsafe(self._runner.ask_for_slot, given.set)
+        given.wait()
+
+    def release(self) -> None:
+        """Lets the runner append again."""
+        # A transaction may be rolled back after its runtime was closed.
+        with contextlib.suppress(RuntimeError):
+            self._runner.host.loop.call_soon_threadsafe(self._runner.free_slot)
+
+
 class Raised(Struct, frozen=True):
     """What a checkpoint's body raised, as what it returned."""
 
@@ -176,6 +207,10 @@ class AsyncRunner:
         self._started_at = clock_of(loaded)
         self._stopped = False
         self._flushing = False
+        self._slot_wanted: deque[Callable[[], None]] = deque()
+        """Transactions that wait until they are the only ones to append."""
+        self.transactions: dict[str, AttemptTransaction] = {}
+        """Those of the attempts that run, by path."""
         self._to_notice = False
         """Whether to look for what clients have appended once the running append is done."""
         self._batch: list[Outgoing] = []
@@ -812,30 +847,40 @@ class AsyncRunner:
         # A later attempt must not see what an earlier one has set.
         retried = call.definition.policy.max_attempts > 1
         context: contextvars.Context = call.context.copy() if retried else call.context
-        context.run(scope.set, CheckpointScope(self, call.path, call.attempt))
-        body = functools.partial(call.run, self.host.codec)
-        if call.definition.asynchronous:
-            task: asyncio.Future[Any] = self.host.loop.create_task(
-                _run_async(body), context=context
-            )
+        task: asyncio.Future[Any]
+        if call.definition.transaction is not None:
+            transacted = self._run_transacted(call, call.definition.transaction, context)
+            task = self.host.loop.create_task(transacted)
         else:
-            task = self.host.in_thread(lambda: context.run(_run_sync, body))
+            task = self._run_body(call, context)
         call.running = task
         self.running[call.path] = call
         attempt = Attempt(self, call)
         task.add_done_callback(attempt)
         self.host.watch_duration(attempt)
 
+    def _run_body(self, call: Call, context: contextvars.Context) -> "asyncio.Future[Any]":
+        context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
+        body = functools.partial(call.run, self.host.codec)
+        if call.definition.asynchronous:
+            return self.host.loop.create_task(_run_async(body), context=context)
+        return self.host.in_thread(lambda: context.run(_run_sync, body))
+
     @guarded
     def attempt_done(self, call: Call, task: "asyncio.Future[Any]") -> None:
         """An attempt has ended; on the host's loop."""
         call.running = None
-        if self._stopped or self._ending or self.requested.get(call.path) is not call:
+        if not self._is_waited_for(call):
             # Looked at, so that asyncio does not complain about an error that nobody needs.
             _ = task.cancelled() or task.exception()
+            self._end_transaction(call)
             return
-        self.running.pop(call.path, None)
         result = Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
+        if call.transaction is not None and type(result) is not Raised:
+            self._start_committing(call, result)
+            return
+        self._end_transaction(call)
+        self.running.pop(call.path, None)
         if type(result) is not Raised:
             self._completed(call, result)
         elif call.abandoned and isinstance(result.error, asyncio.CancelledError):
@@ -843,6 +888,102 @@ class AsyncRunner:
         else:
             self._failed(call, result.error)
         self._flush()
+
+    # what writes into a database of its own
+
+    async def _run_transacted(
+        self, call: Call, database: Database, context: contextvars.Context
+    ) -> Any:
+        """What the body returned, raised as `Raised`, or the `Found` outcome of an earlier one."""
+        host = self.host
+        try:
+            transaction = open_attempt(
+                database, host.journal, host.lease_seconds, Slot(self), self.exec_id, call.path
+            )
+            self.transactions[call.path] = call.transaction = transaction
+            found = await host.in_transaction(transaction.found)
+        except (KitaruError, sqlite3.Error) as error:
+            return Raised(error)
+        return await self._run_body(call, context) if found is None else found
+
+    def _start_committing(self, call: Call, result: Any) -> None:
+        task = self.host.loop.create_task(self._commit(call, result))
+        task.add_done_callback(functools.partial(self._committed, call))
+
+    async def _commit(self, call: Call, result: Any) -> BaseException | None:
+        """Commits what an attempt has written, and records its outcome; or says why not."""
+        transaction = call.transaction
+        assert transaction is not None
+        try:
+            found = result if isinstance(result, Found) else None
+            if found is None:
+                event, blobs = call.completed(result, self.host.codec, offered=False)
+                settling = functools.partial(transaction.settle, event, blobs)
+                found = await self.host.in_transaction(settling)
+            if found is not None:
+                event, blobs = self._adopted(call, found)
+        except (CommitRefused, TransactionOver, KitaruError, sqlite3.Error) as error:
+            return failure_of(error)
+        if not self._is_waited_for(call) or self.divergence is not None:
+            return None
+        if not transaction.joins_append:
+            self._put_outcome(event, blobs)
+            return None
+        outgoing = OutgoingOutcome(event=event, blobs=blobs, order=self.history.order)
+        try:
+            await self.execution.append_alongside(
+                outgoing,
+                lambda append: self.host.in_transaction(lambda: transaction.append(append)),
+            )
+        except (CommitRefused, TransactionOver) as error:
+            return failure_of(error)
+        return None
+
+    def _adopted(self, call: Call, found: Found) -> tuple[CheckpointCompleted, Blobs]:
+        """The outcome that the body's database remembers of an earlier attempt."""
+        known = Outcome(0, 0, found.completed(call.path))
+        if not known.is_of(call.definition.name, call.digest):
+            self.divergence = self.divergence or misfit_of(known, call)
+            self._note_changed_arguments(known, call)
+        return call.adopted(found, self.host.codec)
+
+    @guarded
+    def _committed(self, call: Call, task: "asyncio.Task[BaseException | None]") -> None:
+        if self.running.get(call.path) is call:
+            del self.running[call.path]
+        self._end_transaction(call)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self._stopped:
+            return
+        if error is not None:
+            self._give_up(error)
+            return
+        failure = task.result()
+        if failure is not None and self._is_waited_for(call):
+            self._failed(call, failure)
+        self._advance()
+        self._flush()
+
+    def _is_waited_for(self, call: Call) -> bool:
+        """Whether the pass that has made the call goes on, and it has no outcome yet."""
+        return not (self._stopped or self._ending) and self.requested.get(call.path) is call
+
+    def _end_transaction(self, call: Call) -> None:
+        """Rolls back what is not committed; lets the next one append."""
+        transaction, call.transaction = call.transaction, None
+        if transaction is not None:
+            self.transactions.pop(call.path, None)
+            transaction.abandon("its checkpoint has ended")
+
+    def ask_for_slot(self, given: Callable[[], None]) -> None:
+        """Calls `given` when nothing of the execution is being appended, and nothing will be."""
+        self._slot_wanted.append(given)
+        self._flush()
+
+    def free_slot(self) -> None:
+        """What has asked for the slot has ended."""
+        self._flushing = False
+        self._flush_or_notice()
 
     def _completed(self, call: Call, value: Any) -> None:
         try:
@@ -913,6 +1054,10 @@ class AsyncRunner:
         )
 
     def _flush(self) -> None:
+        if self._slot_wanted and (self._stopped or not self._flushing):
+            self._flushing = True
+            self._slot_wanted.popleft()()
+            return
         if self._flushing or self._stopped or not self.execution.outbox:
             return
         self._flushing = True
@@ -1158,6 +1303,10 @@ class AsyncRunner:
         if self._suspension is not None:
             self._suspension.cancel()
         self._drop_body()
+        for transaction in list(self.transactions.values()):
+            transaction.abandon("its execution goes on elsewhere, or later")
+        while self._slot_wanted:
+            self._slot_wanted.popleft()()
         # So that nothing of a finished execution waits for the garbage collector.
         self.root = None
         self.execution.on_foreign = ignore

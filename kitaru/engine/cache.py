@@ -88,6 +88,6 @@ def is_on(setting: bool | None, definition: CheckpointDefinition) -> bool:
 
     Never where the body is there for its effect.
     """
-    if definition.once:
+    if definition.once or definition.transaction is not None:
         return False
     return definition.cache is not False if setting is None else setting

@@ -16,12 +16,14 @@ from kitaru.domain.execution.events import (
     CheckpointStarted,
 )
 from kitaru.domain.execution.retry import class_name
+from kitaru.domain.values import StoredValue
 from kitaru.engine.arguments import Named
 from kitaru.engine.codec import Codec, digest
 from kitaru.engine.definitions import CheckpointDefinition
 from kitaru.engine.divergence import Asked
 from kitaru.engine.failures import attach, describe, revive
 from kitaru.engine.schema import converted
+from kitaru.engine.transactions import AttemptTransaction, Found
 from kitaru.engine.values import Blobs, kept_arguments, stored
 from kitaru.errors import KitaruError, KitaruUsageError
 
@@ -60,6 +62,7 @@ class Call:
         "running",
         "site",
         "started",
+        "transaction",
         "tried",
     )
 
@@ -85,6 +88,8 @@ class Call:
         """Whether the body no longer waits for it."""
         self.delivery: Delivery | None = None
         """Known in advance for a call that was made live."""
+        self.transaction: AttemptTransaction | None = None
+        """That of the running attempt."""
         self.future: Any = None
         self.context: Any = None
 
@@ -189,6 +194,32 @@ class Call:
         )
         # Written again, should nothing else keep it: a blob that is there already stays as it is.
         return event, blobs if blob is None else (*blobs, blob)
+
+    def adopted(self, found: Found, codec: Codec) -> tuple[CheckpointCompleted, Blobs]:
+        """That an earlier attempt has committed its outcome in the body's own database.
+
+        Sets what the body is given, as a replay would.
+        """
+        try:
+            self.delivery = Delivery(codec.decode(found.result, self.definition.types))
+        except KitaruError as error:
+            self.delivery = Delivery(error=error)
+        result, blobs = stored(found.result)
+        arguments: StoredValue | None = None
+        argument_blobs: Blobs = ()
+        if found.arguments_digest == self.digest:
+            arguments, argument_blobs = kept_arguments(self.encoded, self.definition.record_inputs)
+        event = CheckpointCompleted(
+            path=self.path,
+            name=self.definition.name,
+            attempt=self.attempt,
+            site=self.site,
+            arguments_digest=found.arguments_digest,
+            arguments=arguments,
+            result=result,
+            type=self.definition.type,
+        )
+        return event, blobs + argument_blobs
 
     def failed(
         self, error: BaseException, codec: Codec, now: int, jitter: float

@@ -4,6 +4,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from kitaru.domain.execution.events import ArtifactSaved, MetadataLogged
+from kitaru.engine.transactions import AttemptTransaction
 from kitaru.engine.values import Blobs
 from kitaru.errors import KitaruContextError
 
@@ -45,12 +46,19 @@ class FlowScope:
 class CheckpointScope:
     """In a checkpoint's body."""
 
-    __slots__ = ("attempt", "path", "runner")
+    __slots__ = ("attempt", "path", "runner", "transaction")
 
-    def __init__(self, runner: Recorder, path: str, attempt: int) -> None:
+    def __init__(
+        self,
+        runner: Recorder,
+        path: str,
+        attempt: int,
+        transaction: AttemptTransaction | None = None,
+    ) -> None:
         self.runner = runner
         self.path = path
         self.attempt = attempt
+        self.transaction = transaction
 
 
 Scope = FlowScope | CheckpointScope

@@ -8,6 +8,7 @@ from kitaru.engine.arguments import Binder
 from kitaru.engine.codec import TypeScope
 from kitaru.engine.codec.scope import function_hints
 from kitaru.engine.fingerprint import Fingerprint
+from kitaru.engine.transactions import Database
 
 
 class FlowDefinition:
@@ -42,6 +43,7 @@ class CheckpointDefinition:
         cache: bool | None = None,
         on_changed_arguments: str = "diverge",
         once: bool = False,
+        transaction: Database | None = None,
     ) -> None:
         self.function = function
         self.name: str = function.__name__
@@ -54,6 +56,8 @@ class CheckpointDefinition:
         """Whether results may be reused by other executions; None: as the execution says."""
         self.once = once
         """Whether an attempt whose outcome is unknown is repeated only when somebody says so."""
+        self.transaction = transaction
+        """Where its body writes, in a transaction that its outcome belongs to."""
         self.fingerprint = Fingerprint(function)
         self.on_changed_arguments = on_changed_arguments
         """``diverge``, ``warn`` or ``ignore``."""

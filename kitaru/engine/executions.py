@@ -1,7 +1,7 @@
 """One execution in the hands of its owner: load, decide, append."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -9,11 +9,13 @@ from msgspec import Struct
 from journal import (
     Append,
     Appended,
+    CommitRefused,
     HeadChange,
     Journal,
     Lease,
     NewEvent,
     RecordedEvent,
+    TransactionOver,
     WrongExpectedVersion,
 )
 from kitaru.domain.execution.decide import still_holds
@@ -130,6 +132,41 @@ class OwnedExecution:
             batch.insert(0, Outgoing(first))
         return batch
 
+    def take_with(self, outgoing: Outgoing) -> list[Outgoing]:
+        """Empties the outbox in front of an event that is never in it."""
+        batch = [*self.take(), outgoing]
+        first = self.preface()
+        return batch if first is None else [Outgoing(first), *batch]
+
+    def put_back(self, batch: Sequence[Outgoing]) -> None:
+        """Puts events back that were taken, and not appended."""
+        self.outbox[:0] = batch
+
+    async def append_alongside(
+        self, outgoing: Outgoing, append: Callable[[Append], Awaitable[Appended]]
+    ) -> None:
+        """Appends an event, and what is in the outbox, in a transaction that only it belongs to.
+
+        Raises CommitRefused or TransactionOver when that one is at fault: then the others are in
+        the outbox again.
+        """
+        batch = self.take_with(outgoing)
+        try:
+            while True:
+                prepared, state = self.prepare(batch)
+                try:
+                    appended = await append(prepared)
+                except WrongExpectedVersion as refused:
+                    self._check_not_cut(refused)
+                    await self.catch_up()
+                    batch = self.what_still_holds(batch)
+                else:
+                    self.accept(batch, appended, state)
+                    return
+        except (CommitRefused, TransactionOver):
+            self.put_back([other for other in batch if other is not outgoing])
+            raise
+
     async def flush(self) -> None:
         """Appends what is in the outbox; returns when it is durable.
 
@@ -234,6 +271,33 @@ class ThreadedExecution(OwnedExecution):
         with self._outbox_lock:
             return super().take()
 
+    def put_back(self, batch: Sequence[Outgoing]) -> None:
+        """Puts events back that were taken, and not appended; from any thread."""
+        with self._outbox_lock:
+            super().put_back(batch)
+
+    @property
+    def gate(self) -> threading.Lock:
+        """Whoever holds it is the only one that flushes."""
+        return self._flushing
+
+    def flush_alongside(self, outgoing: Outgoing, append: Callable[[Append], Appended]) -> None:
+        """As `append_alongside`, on the caller's thread, which holds the gate."""
+        if self._broken is not None:
+            raise self._broken
+        batch = self.take_with(outgoing)
+        try:
+            while not self._append_by(append, batch):
+                assert self.read_blocking is not None
+                self.accept_foreign(self.read_blocking(self.version))
+                batch = self.what_still_holds(batch)
+        except (CommitRefused, TransactionOver):
+            self.put_back([other for other in batch if other is not outgoing])
+            raise
+        except BaseException as error:
+            self._broken = error
+            raise
+
     def flush_blocking(self) -> None:
         """As `flush`, on the caller's thread; threads that come together share a commit."""
         with self._flushing:
@@ -242,7 +306,7 @@ class ThreadedExecution(OwnedExecution):
                 raise self._broken
             batch = self.take()
             try:
-                while batch and not self._append_blocking(batch):
+                while batch and not self._append_by(self.journal.append_blocking, batch):
                     assert self.read_blocking is not None
                     self.accept_foreign(self.read_blocking(self.version))
                     batch = self.what_still_holds(batch)
@@ -250,10 +314,10 @@ class ThreadedExecution(OwnedExecution):
                 self._broken = error
                 raise
 
-    def _append_blocking(self, batch: Sequence[Outgoing]) -> bool:
+    def _append_by(self, how: Callable[[Append], Appended], batch: Sequence[Outgoing]) -> bool:
         append, state = self.prepare(batch)
         try:
-            appended = self.journal.append_blocking(append)
+            appended = how(append)
         except WrongExpectedVersion as refused:
             self._check_not_cut(refused)
             return False

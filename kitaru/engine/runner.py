@@ -48,6 +48,7 @@ class Host(Protocol):
     loop: asyncio.AbstractEventLoop
     journal: Journal
     codec: Codec
+    lease_seconds: float
 
     def may_start(self, exec_id: str) -> bool:
         """Whether the execution's lease is certainly still alive, by this process's own clock."""
@@ -55,6 +56,10 @@ class Host(Protocol):
 
     def in_thread(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
         """Runs a function on a worker thread."""
+        ...
+
+    def in_transaction(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """Runs a function that may raise on a thread that no checkpoint's body can keep."""
         ...
 
     def spawn(self, function: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import math
+import sqlite3
 import sys
 import threading
 import time
@@ -14,7 +15,15 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from journal import BlobNotFound, JournalError, RecordedEvent, StaleLease
+from journal import (
+    BlobNotFound,
+    CommitOutcomeUnknown,
+    CommitRefused,
+    JournalError,
+    RecordedEvent,
+    StaleLease,
+    TransactionOver,
+)
 from kitaru.domain.execution.commands import Complete, FailAttempt
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
@@ -51,6 +60,13 @@ from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
 from kitaru.engine.once import review_of
 from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
+from kitaru.engine.transactions import (
+    AttemptTransaction,
+    Database,
+    Found,
+    failure_of,
+    open_attempt,
+)
 from kitaru.engine.upcasts import decode_event
 from kitaru.engine.values import Blobs, stored
 from kitaru.engine.waits import Wait, WaitOutcome
@@ -156,6 +172,8 @@ class SyncRunner:
         self._arguments = arguments
         self._started_at = clock_of(loaded)
         self._stopped = False
+        self.transactions: set[AttemptTransaction] = set()
+        """Those of the attempts that run; guarded by `changed`."""
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
         self._thread = 0
@@ -804,17 +822,16 @@ class SyncRunner:
                 self._record_start(call, pass_number)
             call.running = True
             self.host.watch_duration(StartedCall(self, call))
-            delivery = self._run_here(call)
-            call.running = None
-            self._check_pass(pass_number)
-            event, blobs = self._outcome_event(call, delivery)
-            final = not isinstance(event, CheckpointFailed) or event.retry_at is None
-            told = recorded if final else _ignore
-            outcome = self._append_outcome(event, blobs, told, pass_number)
-            if final:
+            if call.definition.transaction is None:
+                delivery = self._run_here(call)
+                call.running = None
+                self._check_pass(pass_number)
+                outcome = self._record_outcome(call, delivery, recorded, pass_number)
+            else:
+                outcome = self._transact(call, call.definition.transaction, recorded, pass_number)
+            event = outcome.event
+            if not isinstance(event, CheckpointFailed) or event.retry_at is None:
                 return outcome
-            assert isinstance(event, CheckpointFailed)
-            assert event.retry_at is not None
             self._back_off(event.retry_at, pass_number)
 
     def _check_pass(self, pass_number: int) -> None:
@@ -831,6 +848,113 @@ class SyncRunner:
             with self.changed:
                 self._check_pass(pass_number)
                 self.changed.wait(min(left / 1_000_000, 60.0))
+
+    # what writes into a database of its own
+
+    def _transact(
+        self,
+        call: Call,
+        database: Database,
+        recorded: Callable[[Outcome], None],
+        pass_number: int,
+    ) -> Outcome:
+        """One attempt of a transactional checkpoint: its writes and its outcome, or neither."""
+        try:
+            transaction = self._open_transaction(call, database)
+        except KitaruError as error:
+            call.running = None
+            return self._record_outcome(call, Delivery(error=error), recorded, pass_number)
+        call.transaction = transaction
+        try:
+            found, delivery = self._found_or_run(call, transaction)
+            call.running = None
+            self._check_pass(pass_number)
+            failure = delivery.error
+            if failure is None:
+                try:
+                    if found is None:
+                        outcome = self._complete(call, delivery.value, recorded, pass_number)
+                        if isinstance(outcome, Outcome):
+                            return outcome
+                        found = outcome
+                    return self._adopt(call, found, recorded, pass_number)
+                except (CommitRefused, TransactionOver, KitaruError, sqlite3.Error) as refused:
+                    failure = failure_of(refused)
+            # First: nobody else can record anything while it holds the gate.
+            transaction.abandon("its checkpoint has failed")
+            self._check_pass(pass_number)
+            return self._record_outcome(call, Delivery(error=failure), recorded, pass_number)
+        finally:
+            call.transaction = None
+            transaction.abandon("its checkpoint has ended")
+            with self.changed:
+                self.transactions.discard(transaction)
+
+    def _found_or_run(
+        self, call: Call, transaction: AttemptTransaction
+    ) -> tuple[Found | None, Delivery]:
+        try:
+            found = transaction.found()
+        except sqlite3.Error as error:
+            return None, Delivery(error=error)
+        return found, Delivery() if found else self._run_here(call)
+
+    def _open_transaction(self, call: Call, database: Database) -> AttemptTransaction:
+        host, gate = self.host, self.execution.gate
+        seconds = host.lease_seconds
+        opened = open_attempt(database, host.journal, seconds, gate, self.exec_id, call.path)
+        with self.changed:
+            if self._stopped:
+                raise ExecutionSuspended
+            self.transactions.add(opened)
+        return opened
+
+    def _complete(
+        self, call: Call, value: Any, recorded: Callable[[Outcome], None], pass_number: int
+    ) -> Outcome | Found:
+        """Commits what an attempt has written, and records its outcome; or gives another's."""
+        transaction = call.transaction
+        assert transaction is not None
+        event, blobs = call.completed(value, self.host.codec, offered=False)
+        try:
+            found = transaction.settle(event, blobs)
+        except CommitOutcomeUnknown as error:
+            raise self._let_down(error) from error
+        if found is not None:
+            return found
+        if not transaction.joins_append:
+            return self._append_outcome(event, blobs, recorded, pass_number)
+        outcomes: list[Outcome] = []
+
+        def keep(fact: RecordedEvent) -> None:
+            outcomes.append(Outcome(fact.version, fact.recorded_at, event))
+            recorded(outcomes[0])
+
+        self._check_pass(pass_number)
+        try:
+            self.execution.flush_alongside(Outgoing(event, blobs, keep), transaction.append)
+        except (CommitRefused, TransactionOver):
+            raise
+        except Exception as error:
+            raise self._let_down(error) from error
+        return outcomes[0]
+
+    def _adopt(
+        self,
+        call: Call,
+        found: Found,
+        recorded: Callable[[Outcome], None],
+        pass_number: int,
+    ) -> Outcome:
+        """Records the outcome that the body's database remembers of an earlier attempt."""
+        known = Outcome(0, 0, found.completed(call.path))
+        if not known.is_of(call.definition.name, call.digest):
+            misfit = misfit_of(known, call)
+            if misfit is not None:
+                raise self._diverge(misfit)
+            self._note_changed_arguments(known, call)
+        event, blobs = call.adopted(found, self.host.codec)
+        return self._append_outcome(event, blobs, recorded, pass_number)
 
     # what may run only once
 
@@ -915,6 +1039,17 @@ class SyncRunner:
         assert isinstance(event, CheckpointFailed)
         return event, blobs
 
+    def _record_outcome(
+        self,
+        call: Call,
+        delivery: Delivery,
+        recorded: Callable[[Outcome], None],
+        pass_number: int,
+    ) -> Outcome:
+        event, blobs = self._outcome_event(call, delivery)
+        final = not isinstance(event, CheckpointFailed) or event.retry_at is None
+        return self._append_outcome(event, blobs, recorded if final else _ignore, pass_number)
+
     def _append_outcome(
         self,
         event: CheckpointCompleted | CheckpointFailed,
@@ -937,7 +1072,7 @@ class SyncRunner:
 
     def _run_here(self, call: Call) -> Delivery:
         context = contextvars.copy_context() if call.context is None else call.context.copy()
-        context.run(scope.set, CheckpointScope(self, call.path, call.attempt))
+        context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
         body = functools.partial(call.run, self.host.codec)
         if call.definition.asynchronous:
             return self._run_on_loop(context, body)
@@ -1176,6 +1311,9 @@ class SyncRunner:
         with self.changed:
             self._stopped = True
             self.changed.notify_all()
+            transactions = list(self.transactions)
+        for transaction in transactions:
+            transaction.abandon("its execution goes on elsewhere, or later")
 
 
 class FutureLike:

@@ -1,8 +1,11 @@
 """Worker threads that never keep a process from ending."""
 
+import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 IDLE_SECONDS = 10.0
 
@@ -49,3 +52,43 @@ class DaemonThreads:
                 return None
             finally:
                 self._idle -= 1
+
+
+TRANSACTIONS_AT_ONCE = 10_000
+
+
+class TransactionThreads:
+    """Runs the statements of async bodies; there is always a thread for whoever holds the lock.
+
+    Were they run beside checkpoints' bodies, those that wait for a database could have taken every
+    thread that the one which it waits for needs to go on.
+    """
+
+    def __init__(self) -> None:
+        self._threads = DaemonThreads(TRANSACTIONS_AT_ONCE, "kitaru-transaction")
+
+    def run(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """What the function returns or raises, on the running event loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def run() -> None:
+            result, failure = None, None
+            try:
+                result = function()
+            except BaseException as error:  # handed to whoever waits
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(_tell, future, result, failure)
+
+        self._threads.submit(run)
+        return future
+
+
+def _tell(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if future.done():  # whoever waited was cancelled
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -45,7 +45,7 @@ from kitaru.engine.registry import Registry
 from kitaru.engine.runner import Loaded, Runner, Started
 from kitaru.engine.source import main_module_of
 from kitaru.engine.sync_runner import SyncRunner
-from kitaru.engine.threads import DaemonThreads
+from kitaru.engine.threads import DaemonThreads, TransactionThreads
 from kitaru.engine.upcasts import decode_event
 from kitaru.errors import KitaruBackendError, KitaruError
 from kitaru.status import ExecutionStatus
@@ -89,6 +89,7 @@ class Worker:
         self._threads = DaemonThreads(CHECKPOINT_THREADS, "kitaru-checkpoint")
         # More than there are flows at once: one that ends frees its place before its thread.
         self._body_threads = DaemonThreads(2 * SYNC_FLOWS_AT_ONCE, "kitaru-flow")
+        self._transaction_threads = TransactionThreads()
         self._heartbeat = Heartbeat(journal, lease_seconds, self._lease_lost, _renewal_failed)
         self._random = random.Random()  # noqa: S311
         self._unloadable: dict[str, str] = {}
@@ -159,6 +160,10 @@ class Worker:
 
         self._threads.submit(run)
         return future
+
+    def in_transaction(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """Runs a function on a thread that no checkpoint's body can keep."""
+        return self._transaction_threads.run(function)
 
     def spawn(self, function: Callable[[], None]) -> None:
         """Runs a function on a worker thread."""

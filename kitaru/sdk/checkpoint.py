@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
@@ -17,6 +18,7 @@ from kitaru.engine.calls import Call, call_site, checked_id
 from kitaru.engine.context import flow_scope, scope
 from kitaru.engine.definitions import CheckpointDefinition
 from kitaru.engine.sync_runner import CallFuture, FutureLike, SyncRunner
+from kitaru.engine.transactions import Database, path_of
 from kitaru.errors import (
     KitaruContextError,
     KitaruFeatureNotAvailableError,
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 CALL_OPTIONS = ("id", "after")
 RUNTIMES = ("inline", "isolated")
+Location = str | os.PathLike[str]
+TransactionTarget = bool | Location | Callable[[], Location] | None
 
 
 class CheckpointFuture(FutureLike, Generic[R]):
@@ -280,6 +284,7 @@ class CheckpointOptions(Struct, frozen=True):
     cache: bool | None
     on_changed_arguments: OnChangedArguments
     once: bool
+    transaction: Database | None
 
 
 class CheckpointDecorator:
@@ -311,6 +316,7 @@ def checkpoint(
     effect: str | None = None,
     record_inputs: str | None = None,
     on_changed_arguments: OnChangedArguments = "diverge",
+    transaction: TransactionTarget = None,
 ) -> CheckpointDecorator: ...
 def checkpoint(
     function: Callable[..., Any] | None = None,
@@ -323,6 +329,7 @@ def checkpoint(
     effect: str | None = None,
     record_inputs: str | None = None,
     on_changed_arguments: OnChangedArguments = "diverge",
+    transaction: TransactionTarget = None,
 ) -> Any:
     """Makes a function a checkpoint, bare or with options.
 
@@ -334,7 +341,10 @@ def checkpoint(
     `record_inputs` is ``"always"``, ``"never"`` or None (arguments of up to 2 KiB are kept).
     `on_changed_arguments` is what happens when a recorded call is made with other arguments in a
     replay: ``"diverge"`` stops the execution, ``"warn"`` gives the recorded outcome and says so
-    once, in the log and in the journal, ``"ignore"`` gives it silently. Raises KitaruUsageError
+    once, in the log and in the journal, ``"ignore"`` gives it silently. `transaction` is where the
+    body writes with `kitaru.transaction()`: True for the journal's own database, the absolute path
+    of another SQLite database, or a function that returns one; what it writes is there exactly once
+    if the outcome is recorded, and not at all otherwise. Raises KitaruUsageError
     for a bad option or for what is not a function, and KitaruFeatureNotAvailableError for
     ``runtime="isolated"``.
     """
@@ -345,6 +355,7 @@ def checkpoint(
         cache=cache,
         on_changed_arguments=checked_policy(on_changed_arguments),
         once=_effect(effect, cache),
+        transaction=_database(transaction, effect, cache),
     )
     _check_runtime(runtime)
     if cache is not None and not isinstance(cache, bool):
@@ -364,6 +375,7 @@ def _define(function: Callable[..., Any], options: CheckpointOptions) -> Any:
         cache=options.cache,
         on_changed_arguments=options.on_changed_arguments,
         once=options.once,
+        transaction=options.transaction,
     )
     wrapper = AsyncCheckpoint if asynchronous else Checkpoint
     return wrapper(definition, CallOptions())
@@ -384,6 +396,28 @@ def _effect(effect: str | None, cache: bool | None) -> bool:
     if effect == "once" and cache:
         raise KitaruUsageError('A checkpoint with effect="once" is never reused: leave out cache=.')
     return effect == "once"
+
+
+def _database(given: TransactionTarget, effect: str | None, cache: bool | None) -> Database | None:
+    if given is None or given is False:
+        return None
+    if effect is not None:
+        raise KitaruUsageError(
+            "A transactional checkpoint leaves nothing behind when its attempt is lost, so that it "
+            "is simply run again: leave out effect=, or put the other effect into a checkpoint of "
+            "its own."
+        )
+    if cache:
+        raise KitaruUsageError(
+            "A checkpoint with transaction= is there for its writes and never reused: leave out "
+            "cache=."
+        )
+    if given is True:
+        return Database()
+    if callable(given):
+        return Database(given)
+    path = path_of(given)
+    return Database(lambda: path)
 
 
 def _check_runtime(runtime: str | None) -> None:

@@ -10,6 +10,7 @@ from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import stream_of
 from kitaru.errors import KitaruStateError
 from kitaru.operations import executions
+from kitaru.sdk import prompt
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.status import ExecutionStatus
 
@@ -92,12 +93,14 @@ class FlowHandle(_Handle[R]):
     def wait(self, timeout: float | None = None) -> R:
         """Blocks until the execution has ended, and returns what the flow returned.
 
+        At a terminal it asks for what the flow waits for: see `kitaru.wait`.
+
         Raises KitaruExecutionError, or the subclass that fits, when it did not complete;
         KitaruTimeoutError after `timeout` seconds, while the execution goes on; KitaruUsageError on
         a thread whose event loop this would block.
         """
         refuse_on_event_loop("handle.wait()", "use `await handle.aio.wait()`")
-        return self._block(lambda: self._wait(timeout))
+        return self._block(lambda: self._wait(timeout), asks=prompt.is_wanted())
 
     def get(self) -> R:
         """The flow's result when the execution has ended; raises as `wait` does when it failed.
@@ -112,10 +115,11 @@ class FlowHandle(_Handle[R]):
         """The same handle for async code."""
         return AsyncFlowHandle(self._runtime, self._exec_id, self._types, self._started)
 
-    def _block(self, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    def _block(self, make: Callable[[], Coroutine[Any, Any, R]], *, asks: bool = False) -> R:
         if self._started is not None:
             asyncio.run_coroutine_threadsafe(self._start_durable(), self._runtime.loop).result()
-        return asyncio.run_coroutine_threadsafe(make(), self._runtime.loop).result()
+        waiting = asyncio.run_coroutine_threadsafe(make(), self._runtime.loop)
+        return prompt.result_of(self._runtime, self._exec_id, waiting) if asks else waiting.result()
 
 
 class AsyncFlowHandle(_Handle[R]):

@@ -16,15 +16,16 @@ from journal.backends.sqlite.failures import (
     primary_code,
     translated,
 )
-from journal.backends.sqlite.transaction import Ends, Transaction
+from journal.backends.sqlite.transaction import Ends, PreparedAppend, Transaction
 from journal.backends.sqlite.work import Work
 from journal.clock import Clock
 from journal.errors import (
     CommitOutcomeUnknown,
+    CommitRefused,
     JournalClosed,
     JournalError,
 )
-from journal.records import RecordedEvent
+from journal.records import Appended, RecordedEvent
 
 T = TypeVar("T")
 
@@ -123,6 +124,41 @@ class Committer:
             self._outstanding += 1
             self._ensure_thread()
             self._gate.notify()
+
+    def borrow(self) -> None:
+        """Takes the lock: what is committed here waits until somebody calls `give_back`."""
+        self._lock.acquire()
+        if self._closed:
+            self._lock.release()
+            raise closed(self._path)
+
+    def give_back(self) -> None:
+        """Gives the borrowed lock back, from any thread."""
+        self._lock.release()
+        if self._checkpoints.are_due:
+            self._checkpoint_later()
+
+    def commit_with(self, connection: sqlite3.Connection, prepared: PreparedAppend) -> Appended:
+        """Appends in another connection's transaction and commits it, with the lock borrowed.
+
+        After a refusal the transaction is as it was. Raises CommitRefused for constraints of the
+        tables that are not the journal's; when its commit fails, the connection must be closed.
+        """
+        transaction = Transaction(connection, Ends(), self._clock())
+        appended = transaction.append(prepared)
+        transaction.flush()
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if primary_code(error) == sqlite3.SQLITE_CONSTRAINT:
+                raise CommitRefused(str(error)) from error
+            if primary_code(error) == sqlite3.SQLITE_FULL:
+                raise translated(error, self._path) from error
+            connection.close()
+            self._settle_failed(transaction, error)
+        self._publish(transaction.events)
+        self._checkpoints.note_commit(prepared.size)
+        return appended
 
     def look_for_foreign_commits(self) -> None:
         """Publishes a hint when another connection has committed since anybody looked."""
@@ -285,17 +321,23 @@ class Committer:
             self._undo(self._connection)
             _fail(works, translated(error, self._path))
             return
+        try:
+            self._settle_failed(transaction, error)
+        except JournalError as outcome:
+            _fail(works, outcome)
+        else:
+            self._publish(transaction.events)
+
+    def _settle_failed(self, transaction: Transaction, error: sqlite3.Error) -> None:
+        """Returns when the failed commit is there; raises that it is not, or is unknown."""
         self._drop()
         try:
             written = self._settle(transaction)
         except (sqlite3.Error, JournalError) as second:
             self._drop()
-            _fail(works, _unknown(self._path, error, second))
-            return
-        if written:
-            self._publish(transaction.events)
-        else:
-            _fail(works, translated(error, self._path))
+            raise _unknown(self._path, error, second) from second
+        if not written:
+            raise translated(error, self._path)
 
     def _settle(self, transaction: Transaction) -> bool:
         """Whether the transaction is there, made final.

@@ -19,6 +19,7 @@ from journal.backends.sqlite.finder import Finder
 from journal.backends.sqlite.forking import abandon_in_children
 from journal.backends.sqlite.queries import Query
 from journal.backends.sqlite.reader import SqliteReader
+from journal.backends.sqlite.shared import SharedTransaction
 from journal.backends.sqlite.transaction import PreparedAppend
 from journal.backends.sqlite.work import Action, Work
 from journal.clock import Clock, system_clock
@@ -100,6 +101,24 @@ class SqliteJournal:
     def append_blocking(self, append: Append, /) -> Appended:
         self._refuse_when_closed()
         return self._committer.commit_blocking(PreparedAppend(append))
+
+    def shares_store_with(self, location: str, /) -> bool:
+        try:
+            return os.path.samefile(location, self._path)
+        except OSError:
+            return os.path.realpath(location) == os.path.realpath(self._path)
+
+    def transaction(
+        self,
+        *,
+        seconds: float,
+        entering: Callable[[], None],
+        leaving: Callable[[bool], None],
+    ) -> SharedTransaction:
+        self._refuse_when_closed()
+        return SharedTransaction(
+            self._path, self._committer, self._loop, seconds, entering, leaving
+        )
 
     async def read_stream(
         self, stream: str, /, *, after: int = 0, limit: int | None = None

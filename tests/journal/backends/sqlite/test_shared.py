@@ -1,0 +1,187 @@
+"""A caller's writes and one append are one commit of the journal's own file."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from journal import (
+    Append,
+    Claim,
+    HeadChange,
+    Journal,
+    JournalUnavailable,
+    Lease,
+    NewEvent,
+    NoTransactions,
+    StaleLease,
+    StoreTransaction,
+    TransactionOver,
+    WrongExpectedVersion,
+    open_journal,
+)
+from journal.backends.sqlite.shared import OWN_TABLES
+
+HEAD = HeadChange("running", "flow", None)
+EVENT = (NewEvent("happened", b"{}"),)
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    opened = await open_journal(f"sqlite:///{tmp_path}/journal.db")
+    with closing(sqlite3.connect(opened.location)) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    yield opened
+    await opened.close()
+
+
+class Hooks:
+    def __init__(self, journal: Journal, seconds: float = 30) -> None:
+        self.calls: list[object] = []
+        self.transaction: StoreTransaction = journal.transaction(
+            seconds=seconds,
+            entering=lambda: self.calls.append("in"),
+            leaving=self.calls.append,
+        )
+
+
+async def begun(journal: Journal) -> Lease:
+    """A stream at version 1, and its lease."""
+    first = Append("a-1", EVENT, 0, head=HEAD, claim=Claim("me", 30))
+    lease = (await journal.append(first)).lease
+    assert lease is not None
+    return lease
+
+
+def notes(journal: Journal) -> list[str]:
+    with closing(sqlite3.connect(journal.location)) as connection:
+        return [row[0] for row in connection.execute("SELECT text FROM notes")]
+
+
+async def write(transaction: StoreTransaction, text: str) -> None:
+    await asyncio.to_thread(transaction.execute, "INSERT INTO notes VALUES (?)", (text,))
+
+
+async def test_both_are_there_or_neither(journal: Journal) -> None:
+    lease = await begun(journal)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "with the event")
+    assert notes(journal) == []
+    append = Append("a-1", EVENT, 1, lease=lease)
+    appended = await asyncio.to_thread(hooks.transaction.append, append)
+    assert appended.version == 2
+    assert [event.hash for event in await journal.read_stream("a-1", after=1)] == [
+        event.hash for event in appended.events
+    ]
+    assert notes(journal) == ["with the event"]
+    assert hooks.calls == ["in", True]
+    assert (await journal.append(Append("a-1", EVENT, 2, lease=lease))).version == 3
+
+
+async def test_after_a_wrong_version_it_may_append_anew(journal: Journal) -> None:
+    lease = await begun(journal)
+    await journal.append(Append("a-1", EVENT, 1))
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a")
+    with pytest.raises(WrongExpectedVersion):
+        await asyncio.to_thread(hooks.transaction.append, Append("a-1", EVENT, 1, lease=lease))
+    await asyncio.to_thread(hooks.transaction.append, Append("a-1", EVENT, 2, lease=lease))
+    assert notes(journal) == ["a"]
+
+
+async def test_a_stale_lease_undoes_the_writes(journal: Journal) -> None:
+    lease = await begun(journal)
+    await journal.append(Append("a-1", (), 1, lease=lease, claim=Claim("me", 30)))
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a zombie's")
+    with pytest.raises(StaleLease):
+        await asyncio.to_thread(hooks.transaction.append, Append("a-1", EVENT, 1, lease=lease))
+    assert hooks.calls == ["in", False]
+    assert notes(journal) == []
+    with pytest.raises(TransactionOver):
+        await write(hooks.transaction, "again")
+
+
+async def test_others_append_after_it_and_not_in_it(journal: Journal) -> None:
+    await begun(journal)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a")
+    other = asyncio.create_task(journal.append(Append("b-1", EVENT, 0, head=HEAD)))
+    await asyncio.sleep(0.05)
+    assert not other.done()
+    hooks.transaction.abandon("nobody needs it")
+    assert (await other).version == 1
+    assert notes(journal) == []
+
+
+async def test_one_that_takes_too_long_is_rolled_back_for_the_others(journal: Journal) -> None:
+    hooks = Hooks(journal, seconds=0.05)
+    await write(hooks.transaction, "a")
+    # Nobody ends it: only its time.
+    assert (await journal.append(Append("b-1", EVENT, 0, head=HEAD))).version == 1
+    with pytest.raises(TransactionOver, match="nobody else could write"):
+        await write(hooks.transaction, "b")
+    assert hooks.calls == ["in", False]
+    assert notes(journal) == []
+
+
+async def test_a_failed_commit_is_read_back(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await begun(journal)
+    from journal.backends.sqlite import shared
+
+    class Failing(sqlite3.Connection):
+        happens = True
+
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                if self.happens:
+                    super().execute(sql)
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+                raise error
+            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    def connect(path: str, _mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(path, factory=Failing, isolation_level=None, check_same_thread=False)
+
+    monkeypatch.setattr(shared, "connect", connect)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "there")
+    appended = await asyncio.to_thread(
+        hooks.transaction.append, Append("a-1", EVENT, 1, lease=lease)
+    )
+    assert appended.version == 2
+    monkeypatch.setattr(Failing, "happens", False)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "not there")
+    with pytest.raises(JournalUnavailable):
+        await asyncio.to_thread(hooks.transaction.append, Append("a-1", EVENT, 2, lease=lease))
+    assert notes(journal) == ["there"]
+    assert (await journal.append(Append("a-1", EVENT, 2, lease=lease))).version == 3
+
+
+async def test_a_journal_knows_its_own_file_by_every_name(journal: Journal, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(journal.location)
+    assert journal.shares_store_with(str(link))
+    assert not journal.shares_store_with(str(tmp_path / "other.db"))
+
+
+async def test_all_of_the_journals_tables_are_its_own(tmp_path: Path) -> None:
+    journal = await open_journal(f"sqlite:///{tmp_path}/new.db")
+    await journal.close()
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        assert {row[0] for row in connection.execute(query)} == set(OWN_TABLES)
+
+
+async def test_a_journal_in_memory_refuses() -> None:
+    journal = await open_journal("memory://")
+    with pytest.raises(NoTransactions):
+        Hooks(journal)
+    assert not journal.shares_store_with("memory://")
