@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from journal import (
+    BlobNotFound,
     Claim,
     ClaimQuery,
+    CorruptJournal,
     Head,
     Journal,
     JournalError,
@@ -54,6 +56,7 @@ from kitaru.telemetry import LogEvent, report
 RECOVERY_LIMIT = 10
 NOTED_AFTER_SECONDS = 0.05
 CLAIMED_AT_ONCE = 100
+PUT_OFF_SECONDS = 1.0
 SYNC_FLOWS_AT_ONCE = 200
 CHECKPOINT_THREADS = 256
 IDLE_SYNC_FLOWS = 50
@@ -94,6 +97,10 @@ class Worker:
         self._random = random.Random()  # noqa: S311
         self._unloadable: dict[str, str] = {}
         """Executions that this process cannot run, and why: they are left to others."""
+        self._put_off: dict[str, float] = {}
+        """Executions that the journal could not give us just now, and until when to leave them."""
+        self._served = 0
+        """How many flows were served when it looked for work last."""
         self._queued: deque[Runner] = deque()
         self._sync_running = 0
         self._slots = threading.Lock()
@@ -328,19 +335,38 @@ class Worker:
         names = self.registry.names
         if not names:
             return
+        if self._unloadable and self._served != self.registry.count:
+            # A flow that was missing may be among those that came.
+            self._unloadable.clear()
+        self._served = self.registry.count
         asked_at = time.monotonic()
-        query = ClaimQuery(category=CATEGORY, names=names, claim=self.claim, limit=CLAIMED_AT_ONCE)
+        query = ClaimQuery(
+            category=CATEGORY,
+            names=names,
+            claim=self.claim,
+            limit=CLAIMED_AT_ONCE,
+            besides=self._not_to_claim(asked_at),
+        )
         for head, lease in await self.journal.claim(query):
             await self._take(head, lease, asked_at)
 
+    def _not_to_claim(self, now: float) -> list[str]:
+        """What runs here, even where its lease is over, and what was tried in vain."""
+        self._put_off = {each: until for each, until in self._put_off.items() if until > now}
+        left = (*self._unloadable, *self._put_off, *self.runners)
+        return [stream_of(exec_id) for exec_id in left]
+
     async def take_over(self, exec_id: str) -> bool:
         """Claims one execution that nobody runs; False when somebody does, or it is not due."""
+        if exec_id in self.runners:
+            return False
         asked_at = time.monotonic()
         query = ClaimQuery(
             category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
         )
         for head, lease in await self.journal.claim(query):
             self._unloadable.pop(exec_id, None)
+            self._put_off.pop(exec_id, None)
             await self._take(head, lease, asked_at)
             return True
         return False
@@ -350,18 +376,31 @@ class Worker:
         return self._unloadable.get(exec_id)
 
     async def _take(self, head: Head, lease: Lease, asked_at: float) -> None:
+        """Runs what was claimed, or gives it back. One that fails keeps none of the others."""
         exec_id = exec_id_of(head.stream)
-        if exec_id in self._unloadable or exec_id in self.runners:
+        if exec_id in self.runners:
             await self._release(lease)
             return
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:
             return
-        except KitaruError as error:
-            self._unloadable[exec_id] = str(error)
-            report(LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=str(error))
+        except JournalError as error:
+            if isinstance(error, CorruptJournal | BlobNotFound):
+                self._is_unloadable(exec_id, head, error)
+            else:
+                self._put_off[exec_id] = time.monotonic() + PUT_OFF_SECONDS
+                report(LogEvent.POLL_FAILED, error=str(error))
             await self._release(lease)
+        except Exception as error:
+            # Whatever a record of this execution does to us, the others must go on.
+            self._is_unloadable(exec_id, head, error)
+            await self._release(lease)
+
+    def _is_unloadable(self, exec_id: str, head: Head, error: Exception) -> None:
+        why = str(error) if isinstance(error, KitaruError | JournalError) else repr(error)
+        self._unloadable[exec_id] = why
+        report(LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=why)
 
     async def _load_and_run(self, exec_id: str, head: Head, lease: Lease, asked_at: float) -> None:
         recorded = await self.journal.read_stream(head.stream)
