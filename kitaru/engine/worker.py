@@ -39,6 +39,7 @@ from kitaru.engine.executions import (
     OwnedExecution,
     exec_id_of,
     fold,
+    ignore,
     owned_execution,
     stream_of,
 )
@@ -109,6 +110,8 @@ class Worker:
         self._timed: deque[tuple[float, Started]] = deque()
         self._timing = False
         self._to_notice: deque[str] = deque()
+        self._last_news_at = 0.0
+        """When it last heard that clients have written, to whatever execution."""
         self._noticing: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._woken_at: asyncio.TimerHandle | None = None
@@ -268,6 +271,7 @@ class Worker:
         self._heartbeat.add(execution.lease, asked_at)
         if loaded.definition.asynchronous:
             self._begin(AsyncRunner(self, loaded, arguments))
+            self._tell_old_news(execution.exec_id, asked_at)
             return
         runner = SyncRunner(self, loaded, arguments)
         with self._slots:
@@ -281,6 +285,12 @@ class Worker:
             self._make_room()
         else:
             self._begin(runner)
+        self._tell_old_news(execution.exec_id, asked_at)
+
+    def _tell_old_news(self, exec_id: str, asked_at: float) -> None:
+        """What clients wrote before there was a runner to be told of it."""
+        if self._last_news_at >= asked_at:
+            self._call_soon(self._notice_here, exec_id)
 
     def _begin(self, runner: Runner) -> None:
         self.runners[runner.execution.exec_id] = runner
@@ -416,8 +426,14 @@ class Worker:
         execution = owned_execution(
             definition.asynchronous, self.journal, exec_id, state, recorded[-1].version, lease
         )
-        if head.owner is not None and not await self._recovered(execution, head.owner):
-            return
+        if head.owner is not None:
+            # What clients write meanwhile is behind us when the runner begins to listen.
+            execution.on_foreign = lambda news: facts.append(
+                (news.version, news.recorded_at, news.event)
+            )
+            if not await self._recovered(execution, head.owner):
+                return
+            execution.on_foreign = ignore
         main = main_module_of(started.source.file) if started.source.module == "__main__" else None
         self.run(Loaded(definition, execution, facts, main), arguments, asked_at)
 
@@ -465,7 +481,14 @@ class Worker:
             if event.epoch == 0:
                 self._notice(exec_id_of(event.stream))
 
+    def _notice_here(self, exec_id: str) -> None:
+        runner = self.runners.get(exec_id)
+        if runner is not None:
+            runner.notice()
+
     def _notice(self, exec_id: str) -> None:
+        # First: a thread that makes the runner just now looks at it afterwards.
+        self._last_news_at = time.monotonic()
         runner = self.runners.get(exec_id)
         if runner is not None:
             runner.notice()
@@ -475,6 +498,7 @@ class Worker:
 
     def _notice_all(self) -> None:
         """Another process has written, perhaps to one of ours: every runner looks, in turn."""
+        self._last_news_at = time.monotonic()
         if not self._to_notice:
             self._to_notice.extend(self.runners)
         if self._noticing is None:

@@ -23,7 +23,8 @@ from kitaru.bootstrap import Runtime, current_runtime
 from kitaru.domain.execution.events import ExecutionCompleted
 from kitaru.engine.executions import stream_of
 from kitaru.engine.upcasts import decode_event
-from kitaru.operations import executions
+from kitaru.engine.worker import Worker
+from kitaru.operations import executions, waits
 from tests.kitaru.conftest import DEADLINE_SECONDS, Bench, Faults
 
 LARGE = "x" * 100_000
@@ -40,6 +41,16 @@ async def part_async(number: int) -> int:
 
 
 @flow
+def asks(text: str) -> int:
+    return int(kitaru.wait(schema=int, name="first")) + len(text)
+
+
+@flow
+async def asks_async(text: str) -> int:
+    return int(await kitaru.wait(schema=int, name="first")) + len(text)
+
+
+@flow
 def parts(text: str) -> int:
     return sum(part(number) for number in range(3)) + len(text)
 
@@ -49,6 +60,10 @@ async def parts_async(text: str) -> int:
     return sum([await part_async(number) for number in range(3)]) + len(text)
 
 
+async def _nothing(_name: str) -> None:
+    pass
+
+
 class Watched:
     """A journal that tells which of its calls were made, and of which one fails."""
 
@@ -56,6 +71,8 @@ class Watched:
         self._journal = journal
         self.calls: list[str] = []
         self.claimed: list[str] = []
+        self.before: Callable[[str], Any] = _nothing
+        """Called before a call happens, with its name."""
         self.fails: Callable[[str, int], str] = lambda _name, _number: ""
         """Given a call's name and number: "before" or "after" it has happened, or not at all."""
 
@@ -63,6 +80,7 @@ class Watched:
         return getattr(self._journal, name)
 
     async def _call(self, name: str, call: Callable[[], Any]) -> Any:
+        await self.before(name)
         self.calls.append(name)
         fault = self.fails(name, len(self.calls))
         if fault == "before":
@@ -297,6 +315,43 @@ async def test_a_call_that_fails_again_and_again_is_not_asked_without_end(stage:
         assert len(stage.journal.claimed) == 1
         stage.journal.fails = lambda _name, _number: ""
         await stage.until_completed(stage.abandoned, runtime)
+
+
+# The law: an answer that comes at any moment of a take-over reaches the body.
+
+
+@pytest.mark.parametrize("body", [asks, asks_async], ids=["sync", "async"])
+@pytest.mark.parametrize("moment", ["claim", "read_stream", "get_blob", "append", "begin"])
+async def test_an_answer_in_the_middle_of_a_take_over_is_heard(
+    stage: Stage, body: Any, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.abandon(body)
+    (exec_id,) = stage.abandoned
+    async with stage.runtime() as runtime:
+        given: list[str] = []
+
+        async def before(name: str) -> None:
+            if name == moment and not given:
+                given.append(name)
+                await waits.give_input(runtime, exec_id, "first", 7)
+
+        stage.journal.before = before
+        if moment == "begin":
+            monkeypatch.setattr("kitaru.engine.worker.Worker._recovered", _answering(exec_id))
+        runtime.worker.registry.serve(body.reference, body.definition)
+        await stage.until_completed(stage.abandoned, runtime)
+        assert given or moment == "begin"
+
+
+def _answering(exec_id: str) -> Any:
+    real = Worker._recovered
+
+    async def recovered(worker: Worker, execution: Any, previous: str) -> bool:
+        goes_on = await real(worker, execution, previous)
+        await waits.give_input(current_runtime(), exec_id, "first", 7)
+        return goes_on
+
+    return recovered
 
 
 # What runs here is not claimed here, whatever the clock says: only another owner can take it.
