@@ -160,7 +160,10 @@ class Journal(Protocol):
         ...
 
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
-        """Takes the leases of streams that are due and unowned; each head is as it was before."""
+        """Takes the leases of streams that are due and unowned; each head is as it was before.
+
+        Where there are none it writes nothing, and takes no lock that a writer needs.
+        """
         ...
 
     def renew_blocking(self, leases: Sequence[Lease], seconds: float, /) -> list[Lease]:

@@ -171,6 +171,8 @@ class ClaimQuery(Struct, frozen=True, kw_only=True):
     """Of what names; none claims nothing, unless `stream` is given, which is then enough."""
     claim: Claim
     limit: int = 10
+    besides: Sequence[str] = ()
+    """Streams that are left alone, due or not."""
     stream: str | None = None
     """Only this one; it is then claimed whether it is due or not."""
 

@@ -46,7 +46,7 @@ def check_claim_query(query: ClaimQuery) -> None:
     """Raises InvalidQuery for a claim that no journal could answer."""
     try:
         _check_claim(query.claim)
-        for text in (query.category, *query.names, query.stream or ""):
+        for text in (query.category, *query.names, *query.besides, query.stream or ""):
             _check_text(text)
     except InvalidAppend as error:
         raise InvalidQuery(str(error)) from None

@@ -42,7 +42,6 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/runner.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/threads.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/waits.py": "tests/kitaru/sdk/test_wait.py",
-    "kitaru/engine/worker.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/errors.py": "tests/test_seed.py",
     "kitaru/operations/waits.py": "tests/kitaru/sdk/test_wait.py",
     "kitaru/projections": "tests/kitaru/projections",

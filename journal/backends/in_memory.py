@@ -330,7 +330,7 @@ def _matches(head: Head, query: HeadQuery) -> bool:
 
 
 def _is_claimable(head: Head, query: ClaimQuery, now: int) -> bool:
-    if head.category != query.category:
+    if head.category != query.category or head.stream in query.besides:
         return False
     if query.stream is not None:
         named = not query.names or head.name in query.names

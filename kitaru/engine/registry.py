@@ -21,6 +21,11 @@ class Registry:
         """The names of the flows that are served here."""
         return list(self._served)
 
+    @property
+    def count(self) -> int:
+        """How many definitions are served here; it only grows."""
+        return sum(map(len, self._served.values()))
+
     def serve(self, reference: SourceReference, definition: FlowDefinition) -> None:
         """From now on executions of this flow are run and taken over here."""
         served = self._served.setdefault(definition.name, [])

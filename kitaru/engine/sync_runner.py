@@ -82,6 +82,7 @@ from kitaru.status import FailureOrigin
 REFUSALS = 1_000
 """How many calls raise at once after the pass has ended; after that each takes its time."""
 IDLE_SECONDS = 5.0
+NOTICE_AGAIN_SECONDS = 0.5
 """How long a body that only waits for a time keeps its thread."""
 
 
@@ -1266,7 +1267,9 @@ class SyncRunner:
 
     def _noticed(self, task: "asyncio.Task[list[RecordedEvent]]") -> None:
         if task.cancelled() or task.exception() is not None:
-            # The next append of the flow's thread meets the same events, or the same failure.
+            # A body that only waits appends nothing which would meet the same events.
+            if not task.cancelled():
+                self.host.loop.call_later(NOTICE_AGAIN_SECONDS, self.notice)
             return
         self._take_in(task.result())
 

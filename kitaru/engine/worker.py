@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from journal import (
+    BlobNotFound,
     Claim,
     ClaimQuery,
+    CorruptJournal,
     Head,
     Journal,
     JournalError,
@@ -37,6 +39,7 @@ from kitaru.engine.executions import (
     OwnedExecution,
     exec_id_of,
     fold,
+    ignore,
     owned_execution,
     stream_of,
 )
@@ -54,6 +57,7 @@ from kitaru.telemetry import LogEvent, report
 RECOVERY_LIMIT = 10
 NOTED_AFTER_SECONDS = 0.05
 CLAIMED_AT_ONCE = 100
+PUT_OFF_SECONDS = 1.0
 SYNC_FLOWS_AT_ONCE = 200
 CHECKPOINT_THREADS = 256
 IDLE_SYNC_FLOWS = 50
@@ -94,6 +98,10 @@ class Worker:
         self._random = random.Random()  # noqa: S311
         self._unloadable: dict[str, str] = {}
         """Executions that this process cannot run, and why: they are left to others."""
+        self._put_off: dict[str, float] = {}
+        """Executions that the journal could not give us just now, and until when to leave them."""
+        self._served = 0
+        """How many flows were served when it looked for work last."""
         self._queued: deque[Runner] = deque()
         self._sync_running = 0
         self._slots = threading.Lock()
@@ -102,6 +110,8 @@ class Worker:
         self._timed: deque[tuple[float, Started]] = deque()
         self._timing = False
         self._to_notice: deque[str] = deque()
+        self._last_news_at = 0.0
+        """When it last heard that clients have written, to whatever execution."""
         self._noticing: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._woken_at: asyncio.TimerHandle | None = None
@@ -261,6 +271,7 @@ class Worker:
         self._heartbeat.add(execution.lease, asked_at)
         if loaded.definition.asynchronous:
             self._begin(AsyncRunner(self, loaded, arguments))
+            self._tell_old_news(execution.exec_id, asked_at)
             return
         runner = SyncRunner(self, loaded, arguments)
         with self._slots:
@@ -274,6 +285,12 @@ class Worker:
             self._make_room()
         else:
             self._begin(runner)
+        self._tell_old_news(execution.exec_id, asked_at)
+
+    def _tell_old_news(self, exec_id: str, asked_at: float) -> None:
+        """What clients wrote before there was a runner to be told of it."""
+        if self._last_news_at >= asked_at:
+            self._call_soon(self._notice_here, exec_id)
 
     def _begin(self, runner: Runner) -> None:
         self.runners[runner.execution.exec_id] = runner
@@ -328,19 +345,38 @@ class Worker:
         names = self.registry.names
         if not names:
             return
+        if self._unloadable and self._served != self.registry.count:
+            # A flow that was missing may be among those that came.
+            self._unloadable.clear()
+        self._served = self.registry.count
         asked_at = time.monotonic()
-        query = ClaimQuery(category=CATEGORY, names=names, claim=self.claim, limit=CLAIMED_AT_ONCE)
+        query = ClaimQuery(
+            category=CATEGORY,
+            names=names,
+            claim=self.claim,
+            limit=CLAIMED_AT_ONCE,
+            besides=self._not_to_claim(asked_at),
+        )
         for head, lease in await self.journal.claim(query):
             await self._take(head, lease, asked_at)
 
+    def _not_to_claim(self, now: float) -> list[str]:
+        """What runs here, even where its lease is over, and what was tried in vain."""
+        self._put_off = {each: until for each, until in self._put_off.items() if until > now}
+        left = (*self._unloadable, *self._put_off, *self.runners)
+        return [stream_of(exec_id) for exec_id in left]
+
     async def take_over(self, exec_id: str) -> bool:
         """Claims one execution that nobody runs; False when somebody does, or it is not due."""
+        if exec_id in self.runners:
+            return False
         asked_at = time.monotonic()
         query = ClaimQuery(
             category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
         )
         for head, lease in await self.journal.claim(query):
             self._unloadable.pop(exec_id, None)
+            self._put_off.pop(exec_id, None)
             await self._take(head, lease, asked_at)
             return True
         return False
@@ -350,18 +386,31 @@ class Worker:
         return self._unloadable.get(exec_id)
 
     async def _take(self, head: Head, lease: Lease, asked_at: float) -> None:
+        """Runs what was claimed, or gives it back. One that fails keeps none of the others."""
         exec_id = exec_id_of(head.stream)
-        if exec_id in self._unloadable or exec_id in self.runners:
+        if exec_id in self.runners:
             await self._release(lease)
             return
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:
             return
-        except KitaruError as error:
-            self._unloadable[exec_id] = str(error)
-            report(LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=str(error))
+        except JournalError as error:
+            if isinstance(error, CorruptJournal | BlobNotFound):
+                self._is_unloadable(exec_id, head, error)
+            else:
+                self._put_off[exec_id] = time.monotonic() + PUT_OFF_SECONDS
+                report(LogEvent.POLL_FAILED, error=str(error))
             await self._release(lease)
+        except Exception as error:
+            # Whatever a record of this execution does to us, the others must go on.
+            self._is_unloadable(exec_id, head, error)
+            await self._release(lease)
+
+    def _is_unloadable(self, exec_id: str, head: Head, error: Exception) -> None:
+        why = str(error) if isinstance(error, KitaruError | JournalError) else repr(error)
+        self._unloadable[exec_id] = why
+        report(LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=why)
 
     async def _load_and_run(self, exec_id: str, head: Head, lease: Lease, asked_at: float) -> None:
         recorded = await self.journal.read_stream(head.stream)
@@ -377,8 +426,14 @@ class Worker:
         execution = owned_execution(
             definition.asynchronous, self.journal, exec_id, state, recorded[-1].version, lease
         )
-        if head.owner is not None and not await self._recovered(execution, head.owner):
-            return
+        if head.owner is not None:
+            # What clients write meanwhile is behind us when the runner begins to listen.
+            execution.on_foreign = lambda news: facts.append(
+                (news.version, news.recorded_at, news.event)
+            )
+            if not await self._recovered(execution, head.owner):
+                return
+            execution.on_foreign = ignore
         main = main_module_of(started.source.file) if started.source.module == "__main__" else None
         self.run(Loaded(definition, execution, facts, main), arguments, asked_at)
 
@@ -426,7 +481,14 @@ class Worker:
             if event.epoch == 0:
                 self._notice(exec_id_of(event.stream))
 
+    def _notice_here(self, exec_id: str) -> None:
+        runner = self.runners.get(exec_id)
+        if runner is not None:
+            runner.notice()
+
     def _notice(self, exec_id: str) -> None:
+        # First: a thread that makes the runner just now looks at it afterwards.
+        self._last_news_at = time.monotonic()
         runner = self.runners.get(exec_id)
         if runner is not None:
             runner.notice()
@@ -436,6 +498,7 @@ class Worker:
 
     def _notice_all(self) -> None:
         """Another process has written, perhaps to one of ours: every runner looks, in turn."""
+        self._last_news_at = time.monotonic()
         if not self._to_notice:
             self._to_notice.extend(self.runners)
         if self._noticing is None:

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from journal import HeadQuery, JournalError
+from journal import CorruptJournal, HeadQuery, JournalError
 from kitaru import settings
 from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.events import ExecutionStarted
@@ -83,17 +83,18 @@ async def _find_flows(runtime: Runtime, tried: set[str]) -> bool:
     for head in await runtime.journal.heads(query):
         if head.stream in tried:
             continue
-        (first,) = await runtime.journal.read_stream(head.stream, limit=1)
-        tried.add(head.stream)
         try:
+            (first,) = await runtime.journal.read_stream(head.stream, limit=1)
             started = decode_event(first)
             if not isinstance(started, ExecutionStarted):
                 raise KitaruStateError(f"{head.stream} does not begin with a start.")
             flow = load_flow(started.source)
-        except KitaruError as error:
+        except (KitaruError, CorruptJournal) as error:
+            tried.add(head.stream)
             exec_id = head.stream.removeprefix(f"{CATEGORY}-")
             report(LogEvent.FLOW_NOT_LOADABLE, exec_id=exec_id, flow=head.name, error=str(error))
             continue
+        tried.add(head.stream)
         runtime.worker.registry.serve(flow.reference, flow.definition)
     return len(runtime.worker.registry.names) > known
 

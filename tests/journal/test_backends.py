@@ -390,6 +390,16 @@ async def test_claims_are_by_category_and_name(journal: Journal) -> None:
     assert [head.stream for head, _ in taken] == ["ex-1", "ex-2"]
 
 
+async def test_what_is_to_be_left_alone_is_not_claimed(journal: Journal) -> None:
+    for number in range(4):
+        await journal.append(start(f"ex-{number}"))
+    claimed = await journal.claim(claim(besides=["ex-0", "ex-2", "ex-99"], limit=2))
+    assert [head.stream for head, _ in claimed] == ["ex-1", "ex-3"]
+    assert await journal.claim(claim(besides=["ex-0", "ex-2"])) == []
+    assert await journal.claim(claim(besides=["ex-0"], stream="ex-0", names=())) == []
+    assert len(await journal.claim(claim())) == 2
+
+
 async def test_the_longest_due_are_claimed_first(journal: Journal) -> None:
     for number, due_at in enumerate([30, 10, 20, 10]):
         name = "order" if number % 2 else "ship"

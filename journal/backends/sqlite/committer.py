@@ -78,6 +78,11 @@ class Committer:
         self._connection: sqlite3.Connection | None = None
         self._checkpoints = Checkpoints(path)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the writer thread has something that is not committed yet."""
+        return self._outstanding > 0
+
     def open(self) -> None:
         """Opens the file and brings it up to date; otherwise the first commit does."""
         with self._lock:

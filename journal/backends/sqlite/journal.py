@@ -179,7 +179,16 @@ class SqliteJournal:
     async def claim(self, query: ClaimQuery, /) -> list[tuple[Head, Lease]]:
         self._refuse_when_closed()
         check_claim_query(query)
+        # What is on its way into the journal counts too: only a transaction comes after it.
+        if not self._gathered and not self._committer.is_busy and not await self._has_due(query):
+            return []
         return await self._submit(Action(lambda transaction: transaction.claim(query)))
+
+    async def _has_due(self, query: ClaimQuery) -> bool:
+        for each in queries.is_any_claimable(query, self._clock()):
+            if await self._read(each):
+                return True
+        return False
 
     def renew_blocking(self, leases: Sequence[Lease], seconds: float, /) -> list[Lease]:
         # On the write connection, not on one of its own: a commit of another connection would make

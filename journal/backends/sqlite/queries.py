@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from journal.errors import BlobNotFound, CorruptJournal, InvalidQuery
 from journal.records import GENESIS, ClaimQuery, Head, HeadQuery, RecordedEvent
@@ -42,6 +43,8 @@ SELECT h.id, h.stream, h.category, e.version, e.hash, h.state, h.name, h.due_at,
 FROM heads h LEFT JOIN events e ON e.stream = h.id
     AND e.version = (SELECT max(version) FROM events WHERE stream = h.id)
 """
+
+_BESIDES = "AND h.stream NOT IN (SELECT value FROM json_each(?))"
 
 BY_KEY = """
 SELECT position FROM event_keys WHERE key = ? AND position < ? ORDER BY position DESC LIMIT 1
@@ -151,17 +154,25 @@ def claimable(query: ClaimQuery, now: int) -> list[Query[list[tuple[int, Head]]]
     if query.stream is not None:
         return [_claimable_stream(query, query.stream, now)]
     statement = f"""{_HEAD} WHERE h.category = ? AND h.name = ? AND h.due_at IS NOT NULL
-        AND h.claimable_at <= ? ORDER BY h.claimable_at, h.id LIMIT ?"""
-    limit = _limit(query.limit)
+        AND h.claimable_at <= ? {_BESIDES} ORDER BY h.claimable_at, h.id LIMIT ?"""
+    besides, limit = _json_of(query.besides), _limit(query.limit)
     return [
-        Query(statement, (query.category, name, now, limit), _numbered_heads)
+        Query(statement, (query.category, name, now, besides, limit), _numbered_heads)
         for name in dict.fromkeys(query.names)
     ]
 
 
+def is_any_claimable(query: ClaimQuery, now: int) -> list[Query[bool]]:
+    """The same questions, answered by whether there is anything: for those who only look."""
+    return [
+        Query(each.statement, each.parameters, bool)
+        for each in claimable(replace(query, limit=min(query.limit, 1)), now)
+    ]
+
+
 def _claimable_stream(query: ClaimQuery, stream: str, now: int) -> Query[list[tuple[int, Head]]]:
-    statement = f"{_HEAD} WHERE h.stream = ? AND h.category = ? AND h.lease_until <= ?"
-    parameters: list[Any] = [stream, query.category, now]
+    statement = f"{_HEAD} WHERE h.stream = ? AND h.category = ? AND h.lease_until <= ? {_BESIDES}"
+    parameters: list[Any] = [stream, query.category, now, _json_of(query.besides)]
     if query.names:
         statement += f" AND h.name IN ({', '.join('?' * len(query.names))})"
         parameters += query.names
@@ -248,6 +259,14 @@ def _opened(digest: str, key: bytes, codec: str, size: int, data: bytes) -> byte
     if codec not in ("plain", "zlib") or len(content) != size or sha256(content).digest() != key:
         raise CorruptJournal(f"blob {digest}", 0, "its content does not have its digest")
     return content
+
+
+def _json_of(texts: Sequence[str]) -> str:
+    if not texts:
+        return "[]"
+    import json  # not for listing: the command line must start quickly
+
+    return json.dumps(texts)
 
 
 def _limit(limit: int | None) -> int:

@@ -1,6 +1,7 @@
 """Commits that fail, commits of others, and commits of many at once."""
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from journal import (
     Append,
@@ -310,6 +312,20 @@ async def test_a_claim_and_a_renewal_are_settled_too(
     head = await journal.head("ex-0")
     assert head is not None
     assert (head.owner, head.epoch) == ("me", 1)
+    await journal.close()
+
+
+async def test_who_has_nothing_to_claim_needs_no_lock(path: str) -> None:
+    journal = await open_journal(path)
+    await journal.append(append("ex-1"))
+    query = ClaimQuery(category="ex", names=["order"], claim=Claim("me", 30))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert await journal.claim(replace(query, names=["another"])) == []
+        assert await journal.claim(replace(query, besides=["ex-1"])) == []
+        waiting = asyncio.ensure_future(journal.claim(query))
+        other.execute("COMMIT")
+    assert len(await waiting) == 1
     await journal.close()
 
 
