@@ -1162,7 +1162,7 @@ class AsyncRunner:
             retryable=False,
         )
         for event in decide(self.execution.state, command):
-            self.execution.put(Outgoing(event, (), functools.partial(self._recorded_end, event)))
+            self.execution.put(Outgoing(event, recorded=self._recorded_end))
         self._flush()
 
     def _is_busy(self) -> bool:
@@ -1205,7 +1205,7 @@ class AsyncRunner:
             if call.running is not None:
                 call.running.cancel()
         for event, blobs in self._last_events():
-            self.execution.put(Outgoing(event, blobs, functools.partial(self._recorded_end, event)))
+            self.execution.put(Outgoing(event, blobs, self._recorded_end))
         self._flush()
 
     def _last_events(self) -> list[tuple[ExecutionEvent, Blobs]]:
@@ -1222,7 +1222,8 @@ class AsyncRunner:
                 error = refused
             else:
                 result, blobs = stored(data)
-                events = decide(self.execution.state, Complete(result))
+                command = Complete(result, self._cancel_delivered)
+                events = decide(self.execution.state, command)
                 return [(event, blobs) for event in events]
         events = decide(self.execution.state, self._failure(explained(error)))
         return [(event, ()) for event in events]
@@ -1235,7 +1236,9 @@ class AsyncRunner:
             retryable=not isinstance(error, KitaruError),
         )
 
-    def _recorded_end(self, event: ExecutionEvent, _fact: RecordedEvent) -> None:
+    def _recorded_end(self, fact: RecordedEvent) -> None:
+        # Perhaps not as it was put: a cancel request may have come before it.
+        event = decode_event(fact)
         if isinstance(event, FlowAttemptFailed):
             self._drop_body()
             self.host.loop.create_task(self._next_attempt()).add_done_callback(self._reread)

@@ -273,7 +273,8 @@ class SyncRunner:
                 error = refused
             else:
                 value, blobs = stored(data)
-                (completed,) = decide(self.execution.state, Complete(value))
+                ending = Complete(value, self._cancel_delivered)
+                (completed,) = decide(self.execution.state, ending)
                 return self._record(completed, blobs)
         command = FailAttempt(
             error=describe(error, self.host.codec),
@@ -298,9 +299,10 @@ class SyncRunner:
         return None
 
     def _record(self, event: ExecutionEvent, blobs: Blobs = ()) -> ExecutionEvent:
-        self.execution.put(Outgoing(event, blobs))
+        written: list[ExecutionEvent] = []
+        self.execution.put(Outgoing(event, blobs, lambda fact: written.append(decode_event(fact))))
         self._flush()
-        return event
+        return written[0]
 
     def _flush(self) -> None:
         try:

@@ -44,6 +44,8 @@ class Complete(Struct, frozen=True):
     """The flow's body has returned."""
 
     result: StoredValue
+    cancel_given: bool = False
+    """Whether it was given a cancel request before."""
 
 
 class FailAttempt(Struct, frozen=True):

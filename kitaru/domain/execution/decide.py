@@ -59,9 +59,9 @@ def decide(state: ExecutionState, command: Command) -> Events:
         case FailCheckpoint():
             _open(state)
             return (_fail_checkpoint(command),)
-        case Complete(result):
-            _open(state)
-            return (ExecutionCompleted(result=result),)
+        case Complete(result, cancel_given):
+            completed = ExecutionCompleted(result=result, in_spite_of_cancel=cancel_given)
+            return (as_it_ends(_open(state), completed),)
         case FailAttempt():
             return _fail_attempt(_open(state), command)
         case Cancel(reason):
@@ -93,6 +93,21 @@ def still_holds(state: ExecutionState, event: ExecutionEvent) -> bool:
             return all(wait.path != path for wait in state.waits)
         case _:
             return True
+
+
+def as_it_ends(state: ExecutionState, event: ExecutionEvent) -> ExecutionEvent:
+    """The event with which a body ends, in this state; any other event as it is.
+
+    A cancel request that came before the end, and that the body could not be given any more, ends
+    the execution: whoever asked was told that it will.
+    """
+    if not state.cancel_requested:
+        return event
+    match event:
+        case ExecutionCompleted(in_spite_of_cancel=False) | ExecutionFailed():
+            return ExecutionCancelled(reason=state.cancel_reason)
+        case _:
+            return event
 
 
 def _open(state: ExecutionState) -> ExecutionState:

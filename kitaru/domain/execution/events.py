@@ -267,6 +267,8 @@ class ExecutionDiverged(Event, frozen=True, kw_only=True, gc=False):
 
 class ExecutionCompleted(Event, frozen=True, kw_only=True, gc=False):
     result: StoredValue
+    in_spite_of_cancel: bool = False
+    """Whether the body was given a cancel request, and made the best of it."""
 
 
 class ExecutionFailed(Event, frozen=True, kw_only=True, gc=False):

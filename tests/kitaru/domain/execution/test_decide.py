@@ -20,7 +20,7 @@ from kitaru.domain.execution.commands import (
     Reopen,
     Start,
 )
-from kitaru.domain.execution.decide import decide, still_holds
+from kitaru.domain.execution.decide import as_it_ends, decide, still_holds
 from kitaru.domain.execution.events import (
     TAGS,
     CancelRequested,
@@ -255,8 +255,22 @@ def test_a_body_that_raises_after_a_cancel_request_is_cancelled() -> None:
     assert decide(given_(ASKED, ATTEMPT_FAILED), RAISED) == (CANCELLED,)
 
 
-def test_a_body_that_returns_after_a_cancel_request_has_completed() -> None:
-    assert decide(given_(ASKED), Complete(NULL)) == (COMPLETED,)
+def test_a_body_that_was_given_a_cancel_request_may_complete_in_spite_of_it() -> None:
+    in_spite = ExecutionCompleted(result=NULL, in_spite_of_cancel=True)
+    assert decide(given_(ASKED), Complete(NULL, cancel_given=True)) == (in_spite,)
+
+
+def test_a_request_that_the_body_could_not_be_given_any_more_ends_the_execution() -> None:
+    assert decide(given_(ASKED), Complete(NULL)) == (CANCELLED,)
+
+
+@pytest.mark.parametrize("end", [COMPLETED, FAILED], ids=["completed", "failed"])
+def test_an_end_that_was_decided_before_a_request_came_gives_way_to_it(
+    end: ExecutionEvent,
+) -> None:
+    assert as_it_ends(given_(), end) == end
+    assert as_it_ends(given_(ASKED), end) == CANCELLED
+    assert as_it_ends(given_(ASKED), ATTEMPT_FAILED) == ATTEMPT_FAILED
 
 
 # cancelling
