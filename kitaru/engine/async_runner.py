@@ -38,6 +38,7 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     InputRejected,
     MetadataLogged,
+    RetryHastened,
     TimerFired,
     TimerStarted,
     WaitAborted,
@@ -798,7 +799,8 @@ class AsyncRunner:
         if call.definition.once and tried.in_doubt:
             self._request_review(call)
             return
-        wait_us = 0 if tried.retry_at is None else tried.retry_at - self.host.journal.now()
+        retry_at = self.history.due_at(call.path)
+        wait_us = 0 if retry_at is None else retry_at - self.host.journal.now()
         self._start_attempt_after(call, wait_us)
 
     def _request_review(self, call: Call) -> None:
@@ -1117,6 +1119,15 @@ class AsyncRunner:
             call = self.reviews.pop(event.path, None)
             if call is not None and event.decision == RUN_AGAIN:
                 self.unstarted.append(call)
+        if isinstance(event, RetryHastened) and event.path in self.retrying:
+            self._hasten(self.requested.get(event.path))
+
+    def _hasten(self, call: Call | Timer | Wait | None) -> None:
+        """Begins a call's next attempt at once."""
+        if isinstance(call, Call) and isinstance(call.running, asyncio.TimerHandle):
+            call.running.cancel()
+            call.running = self.host.loop.call_later(0, self._start_attempt, call)
+            self.retrying[call.path] = self.host.journal.now()
 
     # letting go
 

@@ -22,6 +22,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    RetryHastened,
     ReviewRequested,
     TimerFired,
     TimerStarted,
@@ -84,6 +85,10 @@ class Tried(Struct):
     this_pass: int = 0
     """Failed attempts in the current flow attempt: what the retry policy counts."""
     retry_at: int | None = None
+    failed_version: int = 0
+    """The event of the last failed attempt that is to be followed by another."""
+    hastened_version: int = 0
+    """The event with which somebody asked for the next attempt at once."""
     in_doubt: bool = False
     """Whether an attempt that may run only once has begun, and nobody knows what came of it."""
     name: str = ""
@@ -153,6 +158,9 @@ class History:
                 tried = self._attempt(event)
                 tried.this_pass += 1
                 tried.retry_at, tried.in_doubt = event.retry_at, False
+                tried.failed_version = version
+            case RetryHastened(path=path):
+                self.tried.setdefault(path, Tried()).hastened_version = version
             case CheckpointStarted():
                 self._attempt(event).in_doubt = event.once
             case ReviewRequested(path=path):
@@ -234,6 +242,15 @@ class History:
             self.kept[offer.path] = Outcome(
                 version, offer.recorded_at, event, is_offered=True, is_overridden=offer.overridden
             )
+
+    def due_at(self, path: str) -> int | None:
+        """When the next attempt of a call that has failed is due; None: at once."""
+        tried = self.attempts_of(path)
+        return None if self.is_hastened(path, tried.failed_version) else tried.retry_at
+
+    def is_hastened(self, path: str, failed_version: int) -> bool:
+        """Whether somebody has asked, after this failure, for the next attempt at once."""
+        return self.attempts_of(path).hastened_version > failed_version
 
     def _attempt(self, event: CheckpointEvent) -> Tried:
         tried = self.tried.setdefault(event.path, Tried())

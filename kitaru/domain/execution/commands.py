@@ -95,6 +95,17 @@ class Resolve(Struct, frozen=True):
     """With neither of them, it runs again."""
 
 
+class RetryNow(Struct, frozen=True):
+    """Make the next attempt of calls at once that wait for its time."""
+
+    calls: tuple[str, ...]
+    """The paths of those that wait, and that nobody has hastened."""
+    call: str | None = None
+    """Only this one; None: all that wait."""
+    hastened: tuple[str, ...] = ()
+    """The paths of those that somebody has hastened already."""
+
+
 class Reopen(Struct, frozen=True):
     """Another attempt for an execution that failed (``retry``) or diverged (``resume``)."""
 
@@ -112,5 +123,6 @@ Command = (
     | GiveInput
     | AbortWait
     | Resolve
+    | RetryNow
     | Reopen
 )

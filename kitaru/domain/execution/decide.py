@@ -14,6 +14,7 @@ from kitaru.domain.execution.commands import (
     Recover,
     Reopen,
     Resolve,
+    RetryNow,
     Start,
 )
 from kitaru.domain.execution.events import (
@@ -33,6 +34,7 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     InputGiven,
     InputRejected,
+    RetryHastened,
     WaitAborted,
     WaitExpired,
 )
@@ -74,6 +76,8 @@ def decide(state: ExecutionState, command: Command) -> Events:
             return (WaitAborted(path=_open_wait(_open(state), wait), reason=reason),)
         case Resolve():
             return _resolve(_open(state), command)
+        case RetryNow():
+            return _retry_now(_open(state), command)
         case Reopen():
             return _reopen(state, command)
 
@@ -250,11 +254,24 @@ def _of_call(call: CheckpointEvent) -> dict[str, Any]:
     }
 
 
+def _retry_now(state: ExecutionState, command: RetryNow) -> Events:
+    if state.status is ExecutionStatus.DIVERGED:
+        raise KitaruStateError("The execution has diverged; put its code right and resume it.")
+    waiting = (*command.calls, *command.hastened)
+    wanted = waiting if command.call is None else (command.call,)
+    if not waiting or not set(wanted) <= set(waiting):
+        which = "No call of it" if command.call is None else f"Call {command.call!r} does not"
+        verb = "waits" if command.call is None else "wait"
+        there = f"; those that do: {', '.join(waiting)}" if waiting else ""
+        raise KitaruStateError(f"{which} {verb} for its next attempt{there}.")
+    return tuple(RetryHastened(path=path) for path in wanted if path in command.calls)
+
+
 def _reopen(state: ExecutionState, command: Reopen) -> Events:
     needed = {"retry": ExecutionStatus.FAILED, "resume": ExecutionStatus.DIVERGED}[command.reason]
     if state.status is not needed:
         hint = (
-            "Only failed executions can be retried"
+            "Only failed executions can be retried (a call that waits for its next attempt: --now)"
             if command.reason == "retry"
             else "Only diverged executions need to be resumed"
         )

@@ -27,6 +27,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    RetryHastened,
     ReviewRequested,
     TimerFired,
     TimerStarted,
@@ -120,6 +121,8 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             return _opened(state, OpenWait(path, name, is_review=True))
         case WaitAborted(path=path) | WaitExpired(path=path) | CheckpointResolved(path=path):
             return _going_on(state, path)
+        case RetryHastened():
+            return _going_on(state, "")
         case ExecutionParked(due_at=due_at):
             return replace(state, status=ExecutionStatus.WAITING, due_at=due_at)
         case ExecutionStarted(flow=flow, options=options, forked_from=source):
