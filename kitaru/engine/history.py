@@ -4,7 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Container, Iterable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kitaru.domain.execution.events import (
     ArgumentsChanged,
@@ -30,6 +30,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.execution.state import early_answer
 from kitaru.engine.upcasts import offered_event
 
 RecordedFact = tuple[int, int, ExecutionEvent]
@@ -114,7 +115,7 @@ class History:
         self.asked: dict[str, WaitRequested] = {}
         """Every wait of the current flow attempt, as it was recorded."""
         self.early: dict[str, InputGiven] = {}
-        """Answers to waits that the body has not asked for."""
+        """Answers to waits that the body has not asked for, by the id or name that was given."""
         self.reviews: dict[str, ReviewRequested] = {}
         """The calls that somebody has to review, by path."""
         self.timers: dict[str, int] = {}
@@ -176,12 +177,13 @@ class History:
                     self.owed[path] = None
             case MetadataLogged(entry=entry) if entry:
                 self.logged[entry] = None
-            case WaitRequested(path=path):
+            case WaitRequested(path=path, name=name):
                 self.asked[path] = event
-                answer = self.early.pop(path, None)
-                if answer is None:
+                given = early_answer(self.early, path, name)
+                if given is None:
                     self.waits[path] = event
                 else:
+                    answer = structs.replace(self.early.pop(given), path=path)
                     self._outcome(Outcome(version, recorded_at, answer))
             case InputGiven(path=path):
                 if self.waits.pop(path, None) is not None:

@@ -73,7 +73,9 @@ class GiveInput(Struct, frozen=True):
     wait: str
     value: StoredValue
     answered: StoredValue | None = None
-    """The answer that the wait of this id has had already."""
+    """The answer that the wait of this id, or those of this name, have had already."""
+    ended: bool = False
+    """Whether it was aborted, or has expired, without one."""
 
 
 class AbortWait(Struct, frozen=True):

@@ -191,11 +191,16 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
             f"Several waits are called {command.wait!r}; name one by its id: {', '.join(found)}."
         )
     if command.answered is not None:
-        if _same(command.answered, command.value):
+        if same(command.answered, command.value):
             return ()
         raise KitaruStateError(
             f"Wait {command.wait!r} has been answered already, with another value: the first "
             "answer counts."
+        )
+    if command.ended:
+        raise KitaruStateError(
+            f"Wait {command.wait!r} has ended without an answer, and the flow has gone on: there "
+            "is no open wait of that name."
         )
     if any(review.is_review and review.path == command.wait for review in state.waits):
         raise KitaruStateError(
@@ -206,7 +211,8 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
     return (InputGiven(path=command.wait, value=command.value),)
 
 
-def _same(one: StoredValue, other: StoredValue) -> bool:
+def same(one: StoredValue, other: StoredValue) -> bool:
+    """Whether two answers are the same, to the byte."""
     return (bytes(one.json), one.blob) == (bytes(other.json), other.blob)
 
 

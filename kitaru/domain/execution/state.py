@@ -1,5 +1,7 @@
 """Where an execution stands: the fold of its events. Total: every event has its case."""
 
+from collections.abc import Container
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -71,7 +73,7 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     waits: tuple[OpenWait, ...] = ()
     """The waits that are open, oldest first."""
     early: tuple[str, ...] = ()
-    """The ids of waits that were answered before the body asked."""
+    """The ids or names of waits that were answered before the body asked."""
     reason: str = ""
     """Why it stands where it stands, for people."""
     error_type: str = ""
@@ -213,10 +215,17 @@ def _busy(state: ExecutionState) -> ExecutionState:
 
 
 def _waiting(state: ExecutionState, path: str, name: str) -> ExecutionState:
-    if path in state.early:
-        early = tuple(known for known in state.early if known != path)
-        return replace(state, early=early)
+    given = early_answer(state.early, path, name)
+    if given is not None:
+        return replace(state, early=tuple(known for known in state.early if known != given))
     return _opened(state, OpenWait(path, name))
+
+
+def early_answer(early: Container[str], path: str, name: str) -> str | None:
+    """Which of the early answers is that of a wait: the one for its id, else that for its name."""
+    if path in early:
+        return path
+    return name if name in early else None
 
 
 def _opened(state: ExecutionState, wait: OpenWait) -> ExecutionState:
