@@ -38,6 +38,7 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     InputRejected,
     MetadataLogged,
+    RetryHastened,
     TimerFired,
     TimerStarted,
     WaitAborted,
@@ -798,7 +799,8 @@ class AsyncRunner:
         if call.definition.once and tried.in_doubt:
             self._request_review(call)
             return
-        wait_us = 0 if tried.retry_at is None else tried.retry_at - self.host.journal.now()
+        retry_at = self.history.due_at(call.path)
+        wait_us = 0 if retry_at is None else retry_at - self.host.journal.now()
         self._start_attempt_after(call, wait_us)
 
     def _request_review(self, call: Call) -> None:
@@ -1117,6 +1119,15 @@ class AsyncRunner:
             call = self.reviews.pop(event.path, None)
             if call is not None and event.decision == RUN_AGAIN:
                 self.unstarted.append(call)
+        if isinstance(event, RetryHastened) and event.path in self.retrying:
+            self._hasten(self.requested.get(event.path))
+
+    def _hasten(self, call: Call | Timer | Wait | None) -> None:
+        """Begins a call's next attempt at once."""
+        if isinstance(call, Call) and isinstance(call.running, asyncio.TimerHandle):
+            call.running.cancel()
+            call.running = self.host.loop.call_later(0, self._start_attempt, call)
+            self.retrying[call.path] = self.host.journal.now()
 
     # letting go
 
@@ -1162,7 +1173,7 @@ class AsyncRunner:
             retryable=False,
         )
         for event in decide(self.execution.state, command):
-            self.execution.put(Outgoing(event, (), functools.partial(self._recorded_end, event)))
+            self.execution.put(Outgoing(event, recorded=self._recorded_end))
         self._flush()
 
     def _is_busy(self) -> bool:
@@ -1205,7 +1216,7 @@ class AsyncRunner:
             if call.running is not None:
                 call.running.cancel()
         for event, blobs in self._last_events():
-            self.execution.put(Outgoing(event, blobs, functools.partial(self._recorded_end, event)))
+            self.execution.put(Outgoing(event, blobs, self._recorded_end))
         self._flush()
 
     def _last_events(self) -> list[tuple[ExecutionEvent, Blobs]]:
@@ -1222,7 +1233,8 @@ class AsyncRunner:
                 error = refused
             else:
                 result, blobs = stored(data)
-                events = decide(self.execution.state, Complete(result))
+                command = Complete(result, self._cancel_delivered)
+                events = decide(self.execution.state, command)
                 return [(event, blobs) for event in events]
         events = decide(self.execution.state, self._failure(explained(error)))
         return [(event, ()) for event in events]
@@ -1235,7 +1247,9 @@ class AsyncRunner:
             retryable=not isinstance(error, KitaruError),
         )
 
-    def _recorded_end(self, event: ExecutionEvent, _fact: RecordedEvent) -> None:
+    def _recorded_end(self, fact: RecordedEvent) -> None:
+        # Perhaps not as it was put: a cancel request may have come before it.
+        event = decode_event(fact)
         if isinstance(event, FlowAttemptFailed):
             self._drop_body()
             self.host.loop.create_task(self._next_attempt()).add_done_callback(self._reread)

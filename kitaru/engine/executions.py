@@ -18,7 +18,7 @@ from journal import (
     TransactionOver,
     WrongExpectedVersion,
 )
-from kitaru.domain.execution.decide import still_holds
+from kitaru.domain.execution.decide import as_it_ends, still_holds
 from kitaru.domain.execution.events import (
     TAGS,
     CheckpointCompleted,
@@ -207,14 +207,19 @@ class OwnedExecution:
         self.accept_foreign(await self.journal.read_stream(self.stream, after=self.version))
 
     def prepare(self, batch: Sequence[Outgoing]) -> tuple[Append, ExecutionState]:
-        """The append of these events, and the state after it."""
+        """The append of these events, and the state after it.
+
+        What is recorded may be another event than was put: see `as_it_ends`.
+        """
         state = self.state
         events: list[NewEvent] = []
         blobs: Blobs = ()
         for outgoing in batch:
-            state = evolve(state, outgoing.event)
-            events.append(new_event(outgoing.event))
-            blobs += outgoing.blobs
+            event = as_it_ends(state, outgoing.event)
+            state = evolve(state, event)
+            events.append(new_event(event))
+            if event is outgoing.event:
+                blobs += outgoing.blobs
         append = Append(
             stream=self.stream,
             events=tuple(events),

@@ -4,7 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Container, Iterable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kitaru.domain.execution.events import (
     ArgumentsChanged,
@@ -22,6 +22,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    RetryHastened,
     ReviewRequested,
     TimerFired,
     TimerStarted,
@@ -29,6 +30,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.execution.state import early_answer
 from kitaru.engine.upcasts import offered_event
 
 RecordedFact = tuple[int, int, ExecutionEvent]
@@ -84,6 +86,10 @@ class Tried(Struct):
     this_pass: int = 0
     """Failed attempts in the current flow attempt: what the retry policy counts."""
     retry_at: int | None = None
+    failed_version: int = 0
+    """The event of the last failed attempt that is to be followed by another."""
+    hastened_version: int = 0
+    """The event with which somebody asked for the next attempt at once."""
     in_doubt: bool = False
     """Whether an attempt that may run only once has begun, and nobody knows what came of it."""
     name: str = ""
@@ -109,7 +115,7 @@ class History:
         self.asked: dict[str, WaitRequested] = {}
         """Every wait of the current flow attempt, as it was recorded."""
         self.early: dict[str, InputGiven] = {}
-        """Answers to waits that the body has not asked for."""
+        """Answers to waits that the body has not asked for, by the id or name that was given."""
         self.reviews: dict[str, ReviewRequested] = {}
         """The calls that somebody has to review, by path."""
         self.timers: dict[str, int] = {}
@@ -153,6 +159,9 @@ class History:
                 tried = self._attempt(event)
                 tried.this_pass += 1
                 tried.retry_at, tried.in_doubt = event.retry_at, False
+                tried.failed_version = version
+            case RetryHastened(path=path):
+                self.tried.setdefault(path, Tried()).hastened_version = version
             case CheckpointStarted():
                 self._attempt(event).in_doubt = event.once
             case ReviewRequested(path=path):
@@ -168,12 +177,13 @@ class History:
                     self.owed[path] = None
             case MetadataLogged(entry=entry) if entry:
                 self.logged[entry] = None
-            case WaitRequested(path=path):
+            case WaitRequested(path=path, name=name):
                 self.asked[path] = event
-                answer = self.early.pop(path, None)
-                if answer is None:
+                given = early_answer(self.early, path, name)
+                if given is None:
                     self.waits[path] = event
                 else:
+                    answer = structs.replace(self.early.pop(given), path=path)
                     self._outcome(Outcome(version, recorded_at, answer))
             case InputGiven(path=path):
                 if self.waits.pop(path, None) is not None:
@@ -234,6 +244,15 @@ class History:
             self.kept[offer.path] = Outcome(
                 version, offer.recorded_at, event, is_offered=True, is_overridden=offer.overridden
             )
+
+    def due_at(self, path: str) -> int | None:
+        """When the next attempt of a call that has failed is due; None: at once."""
+        tried = self.attempts_of(path)
+        return None if self.is_hastened(path, tried.failed_version) else tried.retry_at
+
+    def is_hastened(self, path: str, failed_version: int) -> bool:
+        """Whether somebody has asked, after this failure, for the next attempt at once."""
+        return self.attempts_of(path).hastened_version > failed_version
 
     def _attempt(self, event: CheckpointEvent) -> Tried:
         tried = self.tried.setdefault(event.path, Tried())

@@ -274,7 +274,8 @@ class SyncRunner:
                 error = refused
             else:
                 value, blobs = stored(data)
-                (completed,) = decide(self.execution.state, Complete(value))
+                ending = Complete(value, self._cancel_delivered)
+                (completed,) = decide(self.execution.state, ending)
                 return self._record(completed, blobs)
         command = FailAttempt(
             error=describe(error, self.host.codec),
@@ -299,9 +300,10 @@ class SyncRunner:
         return None
 
     def _record(self, event: ExecutionEvent, blobs: Blobs = ()) -> ExecutionEvent:
-        self.execution.put(Outgoing(event, blobs))
+        written: list[ExecutionEvent] = []
+        self.execution.put(Outgoing(event, blobs, lambda fact: written.append(decode_event(fact))))
         self._flush()
-        return event
+        return written[0]
 
     def _flush(self) -> None:
         try:
@@ -809,7 +811,7 @@ class SyncRunner:
             if reviewed is not None:
                 return reviewed
         if tried.retry_at is not None:
-            self._back_off(tried.retry_at, pass_number)
+            self._back_off(call.path, tried.retry_at, tried.failed_version, pass_number)
         if self.cache.give_key(call):
             reused = self._cached(call)
             if reused is not None:
@@ -833,21 +835,27 @@ class SyncRunner:
             event = outcome.event
             if not isinstance(event, CheckpointFailed) or event.retry_at is None:
                 return outcome
-            self._back_off(event.retry_at, pass_number)
+            self._back_off(call.path, event.retry_at, outcome.version, pass_number)
 
     def _check_pass(self, pass_number: int) -> None:
         """Ends what was begun for a pass of the body that is over."""
         if self._stopped or self.ended or pass_number != self.pass_number:
             raise ExecutionSuspended
 
-    def _back_off(self, until: int, pass_number: int) -> None:
+    def _back_off(self, path: str, until: int, failed_version: int, pass_number: int) -> None:
         """Waits for a call's next attempt; the body's own thread hears of a cancel meanwhile."""
+
+        def hastened() -> bool:
+            return self.history.is_hastened(path, failed_version)
+
         if threading.get_ident() == self._thread:
-            self._block(lambda: False, until, IDLE_SECONDS)
+            self._block(hastened, until, IDLE_SECONDS)
             return
         while (left := until - self.host.journal.now()) > 0:
             with self.changed:
                 self._check_pass(pass_number)
+                if hastened():
+                    return
                 self.changed.wait(min(left / 1_000_000, 60.0))
 
     # what writes into a database of its own

@@ -65,6 +65,8 @@ IDLE_ASYNC_FLOWS = 1_000
 """How many flows that only wait are kept, with their threads or in memory, when others run."""
 NOTICED_AT_ONCE = 50
 NOTICE_SECONDS = 0.1
+RECHECK_SECONDS = 5.0
+"""How long what a client wrote can go unseen by its runner when the news of it was lost."""
 
 Ending = tuple[ExecutionEvent | None, Exception | None]
 
@@ -330,11 +332,15 @@ class Worker:
 
     async def _poll_for_ever(self) -> None:
         interval = min(1.0, self.lease_seconds / 4)
+        checked_at = self.loop.time()
         while True:
             try:
                 await self._poll()
             except JournalError as error:
                 report(LogEvent.POLL_FAILED, error=str(error))
+            if self.loop.time() - checked_at >= RECHECK_SECONDS:
+                checked_at = self.loop.time()
+                self._notice_all()
             # Not wait_for: on Python 3.11 it can swallow the cancellation that ends this task.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval):

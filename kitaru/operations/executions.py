@@ -24,17 +24,29 @@ from journal import (
 )
 from kitaru.bootstrap import Runtime
 from kitaru.divergence import divergence_of
-from kitaru.domain.execution.commands import Cancel, Command, ConfirmCancel, Reopen, Start
+from kitaru.domain.execution.commands import (
+    Cancel,
+    Command,
+    ConfirmCancel,
+    Reopen,
+    RetryNow,
+    Start,
+)
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
+    CheckpointEvent,
+    CheckpointFailed,
     EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionReopened,
     ExecutionStarted,
+    FlowAttemptFailed,
     FrozenOptions,
+    RetryHastened,
     SourceReference,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState
@@ -469,6 +481,42 @@ async def reopen(runtime: Runtime, exec_id: str, reason: str) -> None:
     """
     await _reopen(runtime, exec_id, reason)
     runtime.worker.look_now()
+
+
+async def retry_now(runtime: Runtime, exec_id: str, call: str | None = None) -> None:
+    """Makes the next attempt of calls at once that wait for its time: of one path, or of all.
+
+    The delays of later attempts are those of the policy. Raises KitaruStateError when no such call
+    waits.
+    """
+    if call is not None:
+        checked_id(call, "A call's path")
+
+    def command(events: list[ExecutionEvent]) -> RetryNow:
+        waiting = _backing_off(events)
+        calls = tuple(path for path, hastened in waiting.items() if not hastened)
+        return RetryNow(calls, call, tuple(path for path in waiting if path not in calls))
+
+    await append_decided(runtime, exec_id, command)
+    runtime.worker.look_now()
+
+
+def _backing_off(events: Sequence[ExecutionEvent]) -> dict[str, bool]:
+    """The calls that wait for the time of their next attempt, and whether that was hastened."""
+    waiting: dict[str, bool] = {}
+    for event in events:
+        match event:
+            case CheckpointFailed(path=path, retry_at=int()):
+                waiting[path] = False
+            case RetryHastened(path=path):
+                waiting[path] = True
+            case CheckpointEvent(path=path):
+                waiting.pop(path, None)
+            case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
+                waiting.clear()
+            case _:
+                pass
+    return waiting
 
 
 async def _reopen(runtime: Runtime, exec_id: str, reason: str) -> None:

@@ -6,8 +6,18 @@ import msgspec
 
 from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.commands import AbortWait, Command, GiveInput
-from kitaru.domain.execution.events import ExecutionEvent, InputGiven, InputRejected, WaitRequested
-from kitaru.domain.execution.state import ABSENT
+from kitaru.domain.execution.decide import same
+from kitaru.domain.execution.events import (
+    ExecutionEvent,
+    ExecutionReopened,
+    FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
+    WaitAborted,
+    WaitExpired,
+    WaitRequested,
+)
+from kitaru.domain.execution.state import ABSENT, early_answer
 from kitaru.domain.values import StoredValue
 from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope
@@ -37,7 +47,8 @@ async def give_input(runtime: Runtime, exec_id: str, wait: str, value: Any) -> N
         asked = _asked(events, wait)
         if asked is not None:
             _check(asked, plain, exec_id)
-        return GiveInput(wait, kept, _answer(events, wait))
+        closed = Closed(events, wait)
+        return GiveInput(wait, kept, closed.answer_like(kept), closed.has_ended)
 
     await append_decided(runtime, exec_id, command, blobs)
     runtime.worker.look_now()
@@ -70,14 +81,43 @@ def _asked(events: list[ExecutionEvent], wait: str) -> WaitRequested | None:
     return asked[named[0]] if len(named) == 1 else None
 
 
-def _answer(events: list[ExecutionEvent], path: str) -> StoredValue | None:
-    given: StoredValue | None = None
-    for event in events:
-        if isinstance(event, InputGiven) and event.path == path:
-            given = event.value
-        elif isinstance(event, InputRejected) and event.path == path:
-            given = None
-    return given
+class Closed:
+    """What came of the wait that has an id or, where none has it, of those that have the name."""
+
+    def __init__(self, events: list[ExecutionEvent], wait: str) -> None:
+        names: dict[str, str] = {}
+        given: dict[str, StoredValue] = {}
+        early: dict[str, StoredValue] = {}
+        ended: set[str] = set()
+        for event in events:
+            match event:
+                case WaitRequested(path=path, name=name):
+                    names[path] = name
+                    known = early_answer(early, path, name)
+                    if known is not None:
+                        given[path] = early.pop(known)
+                case InputGiven(path=path, value=value):
+                    (given if path in names else early).setdefault(path, value)
+                case InputRejected(path=path):
+                    given.pop(path, None)
+                case WaitAborted(path=path) | WaitExpired(path=path):
+                    ended.add(path)
+                case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
+                    # The next attempt asks again what was not answered.
+                    ended.clear()
+                case _:
+                    pass
+        paths = [path for path, name in names.items() if wait == name]
+        paths = [wait] if wait in names else paths
+        self._given = [given[path] for path in paths if path in given]
+        if wait in early:
+            self._given = [early[wait]]
+        self.has_ended = not self._given and any(path in ended for path in paths)
+
+    def answer_like(self, value: StoredValue) -> StoredValue | None:
+        """An answer that was given: the same one if there is one, else the last."""
+        last = self._given[-1] if self._given else None
+        return next((each for each in self._given if same(each, value)), last)
 
 
 def _check(asked: WaitRequested, value: Any, exec_id: str) -> None:

@@ -78,6 +78,13 @@ class CallFold:
             call, status=ExecutionStatus.WAITING, attempts=attempts, needs_review=True
         )
 
+    def hasten(self, path: str, at: datetime) -> None:
+        """Takes in that a call's next attempt is due at once."""
+        call = self._calls[path]
+        *earlier, last = call.attempts
+        if last.retry_at is not None:
+            self._calls[path] = replace(call, attempts=(*earlier, replace(last, retry_at=at)))
+
     def resolve(self, path: str) -> None:
         """Takes in that somebody has said it; what they said follows."""
         call = self._calls[path]

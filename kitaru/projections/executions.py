@@ -28,6 +28,7 @@ from kitaru.domain.execution.events import (
     ExecutionStarted,
     MetadataLogged,
     OffersTaken,
+    RetryHastened,
     ReviewRequested,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
@@ -226,6 +227,8 @@ class _Fold:
                 self.calls.review(event, at)
             case CheckpointResolved(path=path):
                 self.calls.resolve(path)
+            case RetryHastened(path=path):
+                self.calls.hasten(path, at)
             case MetadataLogged():
                 self._note_metadata(event, version)
             case ArtifactSaved():

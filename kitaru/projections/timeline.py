@@ -31,6 +31,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    RetryHastened,
     ReviewRequested,
     TimerFired,
     TimerStarted,
@@ -157,6 +158,8 @@ def _words(event: ExecutionEvent) -> str:
             return f"called with other arguments{where}: the recorded outcome was kept"
         case ReviewRequested():
             return "needs review: it was started and lost, and may run only once"
+        case RetryHastened():
+            return "is to be tried again at once"
         case CheckpointResolved(decision=decision):
             return f"reviewed: {decision}"
         case TimerStarted():
@@ -211,7 +214,7 @@ def _described(entry: TimelineEntry, event: ExecutionEvent) -> TimelineEntry:
             | ReviewRequested()
         ):
             return _with_call(entry, event)
-        case CheckpointResolved(path=path):
+        case CheckpointResolved(path=path) | RetryHastened(path=path):
             return replace(entry, path=path)
         case TimerStarted(path=path, site=site, due_at=due_at):
             return replace(entry, path=path, site=site, due_at=instant(due_at))

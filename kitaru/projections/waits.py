@@ -15,6 +15,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.execution.state import early_answer
 from kitaru.projections.instants import instant
 from kitaru.projections.metadata import metadata_of
 from kitaru.projections.views import PendingWait
@@ -31,12 +32,13 @@ class WaitFold:
     def add(self, event: ExecutionEvent, at: datetime) -> None:
         """Takes in an event; most do not concern waits."""
         match event:
-            case WaitRequested(path=path):
+            case WaitRequested(path=path, name=name):
                 self._asked[path] = _pending(event, at)
-                if path in self._early:
-                    self._early.discard(path)
-                else:
+                given = early_answer(self._early, path, name)
+                if given is None:
                     self._open[path] = None
+                else:
+                    self._early.discard(given)
             case InputGiven(path=path):
                 if path in self._open:
                     del self._open[path]

@@ -101,6 +101,16 @@ class AsyncExecutions:
         """
         return await _on_runtime(lambda runtime: _steer(runtime, exec_id, _retry))
 
+    async def retry_now(self, exec_id: str, *, call: str | None = None) -> Execution:
+        """Makes the next attempt of a call at once that waits for its time, from any process.
+
+        `call` is its path; without one it is every call of the execution that waits. The delays of
+        later attempts are those of the policy. Raises KitaruStateError when no such call waits.
+        """
+        return await _on_runtime(
+            lambda runtime: _steer(runtime, exec_id, operations.retry_now, call)
+        )
+
     async def resume(self, exec_id: str) -> Execution:
         """Goes on with an execution that nobody runs, in this process.
 
@@ -242,6 +252,10 @@ class Executions:
     def retry(self, exec_id: str) -> Execution:
         """Re-opens a failed execution; see `AsyncExecutions.retry`."""
         return _block("executions.retry()", lambda: self._aio.retry(exec_id))
+
+    def retry_now(self, exec_id: str, *, call: str | None = None) -> Execution:
+        """Makes a next attempt at once; see `AsyncExecutions.retry_now`."""
+        return _block("executions.retry_now()", lambda: self._aio.retry_now(exec_id, call=call))
 
     def resume(self, exec_id: str) -> Execution:
         """Goes on with an execution that nobody runs; see `AsyncExecutions.resume`."""

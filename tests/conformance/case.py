@@ -146,6 +146,12 @@ class Retry(Steering, frozen=True, kw_only=True):
     """Try a failed execution again."""
 
 
+class RetryNow(Steering, frozen=True, kw_only=True):
+    """Make the next attempt of a call, or of all that wait for theirs, at once."""
+
+    call: str | None = None
+
+
 class Resume(Steering, frozen=True, kw_only=True):
     """Go on with an execution here and now."""
 
@@ -191,6 +197,7 @@ STEPS: dict[str, type[Step]] = {
     "abort": Abort,
     "cancel": Cancel,
     "retry": Retry,
+    "retry_now": RetryNow,
     "resume": Resume,
     "resolve": Resolve,
     "fork": Fork,

@@ -27,6 +27,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    RetryHastened,
     ReviewRequested,
     TimerFired,
     TimerStarted,
@@ -96,6 +97,8 @@ def _parts(event: ExecutionEvent, names: Mapping[str, str]) -> list[object]:
             return ["review_requested", path]
         case CheckpointResolved(path=path, decision=decision):
             return ["checkpoint_resolved", path, decision]
+        case RetryHastened(path=path):
+            return ["retry_hastened", path]
         case ArgumentsChanged(path=path):
             return ["arguments_changed", path, *event.differences]
         case TimerStarted(path=path):

@@ -56,6 +56,7 @@ from tests.conformance.case import (
     Restart,
     Resume,
     Retry,
+    RetryNow,
     Start,
     Steal,
     Steering,
@@ -413,6 +414,8 @@ class Stage:
                     await executions.cancel(exec_id, reason)
             case Retry():
                 await executions.retry(exec_id)
+            case RetryNow(call=call):
+                await executions.retry_now(exec_id, call=call)
             case Resume():
                 await executions.resume(exec_id)
             case Resolve(call=call):

@@ -44,6 +44,8 @@ class Complete(Struct, frozen=True):
     """The flow's body has returned."""
 
     result: StoredValue
+    cancel_given: bool = False
+    """Whether it was given a cancel request before."""
 
 
 class FailAttempt(Struct, frozen=True):
@@ -71,7 +73,9 @@ class GiveInput(Struct, frozen=True):
     wait: str
     value: StoredValue
     answered: StoredValue | None = None
-    """The answer that the wait of this id has had already."""
+    """The answer that the wait of this id, or those of this name, have had already."""
+    ended: bool = False
+    """Whether it was aborted, or has expired, without one."""
 
 
 class AbortWait(Struct, frozen=True):
@@ -93,6 +97,17 @@ class Resolve(Struct, frozen=True):
     """With neither of them, it runs again."""
 
 
+class RetryNow(Struct, frozen=True):
+    """Make the next attempt of calls at once that wait for its time."""
+
+    calls: tuple[str, ...]
+    """The paths of those that wait, and that nobody has hastened."""
+    call: str | None = None
+    """Only this one; None: all that wait."""
+    hastened: tuple[str, ...] = ()
+    """The paths of those that somebody has hastened already."""
+
+
 class Reopen(Struct, frozen=True):
     """Another attempt for an execution that failed (``retry``) or diverged (``resume``)."""
 
@@ -110,5 +125,6 @@ Command = (
     | GiveInput
     | AbortWait
     | Resolve
+    | RetryNow
     | Reopen
 )

@@ -14,6 +14,7 @@ from kitaru.domain.execution.commands import (
     Recover,
     Reopen,
     Resolve,
+    RetryNow,
     Start,
 )
 from kitaru.domain.execution.events import (
@@ -33,6 +34,7 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     InputGiven,
     InputRejected,
+    RetryHastened,
     WaitAborted,
     WaitExpired,
 )
@@ -59,9 +61,9 @@ def decide(state: ExecutionState, command: Command) -> Events:
         case FailCheckpoint():
             _open(state)
             return (_fail_checkpoint(command),)
-        case Complete(result):
-            _open(state)
-            return (ExecutionCompleted(result=result),)
+        case Complete(result, cancel_given):
+            completed = ExecutionCompleted(result=result, in_spite_of_cancel=cancel_given)
+            return (as_it_ends(_open(state), completed),)
         case FailAttempt():
             return _fail_attempt(_open(state), command)
         case Cancel(reason):
@@ -74,6 +76,8 @@ def decide(state: ExecutionState, command: Command) -> Events:
             return (WaitAborted(path=_open_wait(_open(state), wait), reason=reason),)
         case Resolve():
             return _resolve(_open(state), command)
+        case RetryNow():
+            return _retry_now(_open(state), command)
         case Reopen():
             return _reopen(state, command)
 
@@ -93,6 +97,21 @@ def still_holds(state: ExecutionState, event: ExecutionEvent) -> bool:
             return all(wait.path != path for wait in state.waits)
         case _:
             return True
+
+
+def as_it_ends(state: ExecutionState, event: ExecutionEvent) -> ExecutionEvent:
+    """The event with which a body ends, in this state; any other event as it is.
+
+    A cancel request that came before the end, and that the body could not be given any more, ends
+    the execution: whoever asked was told that it will.
+    """
+    if not state.cancel_requested:
+        return event
+    match event:
+        case ExecutionCompleted(in_spite_of_cancel=False) | ExecutionFailed():
+            return ExecutionCancelled(reason=state.cancel_reason)
+        case _:
+            return event
 
 
 def _open(state: ExecutionState) -> ExecutionState:
@@ -172,11 +191,16 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
             f"Several waits are called {command.wait!r}; name one by its id: {', '.join(found)}."
         )
     if command.answered is not None:
-        if _same(command.answered, command.value):
+        if same(command.answered, command.value):
             return ()
         raise KitaruStateError(
             f"Wait {command.wait!r} has been answered already, with another value: the first "
             "answer counts."
+        )
+    if command.ended:
+        raise KitaruStateError(
+            f"Wait {command.wait!r} has ended without an answer, and the flow has gone on: there "
+            "is no open wait of that name."
         )
     if any(review.is_review and review.path == command.wait for review in state.waits):
         raise KitaruStateError(
@@ -187,7 +211,8 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
     return (InputGiven(path=command.wait, value=command.value),)
 
 
-def _same(one: StoredValue, other: StoredValue) -> bool:
+def same(one: StoredValue, other: StoredValue) -> bool:
+    """Whether two answers are the same, to the byte."""
     return (bytes(one.json), one.blob) == (bytes(other.json), other.blob)
 
 
@@ -235,11 +260,24 @@ def _of_call(call: CheckpointEvent) -> dict[str, Any]:
     }
 
 
+def _retry_now(state: ExecutionState, command: RetryNow) -> Events:
+    if state.status is ExecutionStatus.DIVERGED:
+        raise KitaruStateError("The execution has diverged; put its code right and resume it.")
+    waiting = (*command.calls, *command.hastened)
+    wanted = waiting if command.call is None else (command.call,)
+    if not waiting or not set(wanted) <= set(waiting):
+        which = "No call of it" if command.call is None else f"Call {command.call!r} does not"
+        verb = "waits" if command.call is None else "wait"
+        there = f"; those that do: {', '.join(waiting)}" if waiting else ""
+        raise KitaruStateError(f"{which} {verb} for its next attempt{there}.")
+    return tuple(RetryHastened(path=path) for path in wanted if path in command.calls)
+
+
 def _reopen(state: ExecutionState, command: Reopen) -> Events:
     needed = {"retry": ExecutionStatus.FAILED, "resume": ExecutionStatus.DIVERGED}[command.reason]
     if state.status is not needed:
         hint = (
-            "Only failed executions can be retried"
+            "Only failed executions can be retried (a call that waits for its next attempt: --now)"
             if command.reason == "retry"
             else "Only diverged executions need to be resumed"
         )

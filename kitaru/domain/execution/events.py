@@ -150,6 +150,10 @@ class CheckpointFailed(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     type: str | None = None
 
 
+class RetryHastened(CallEvent, frozen=True, kw_only=True, gc=False):
+    """Somebody wants a call's next attempt at once, and not at the time of its policy."""
+
+
 class ReviewRequested(CheckpointEvent, frozen=True, kw_only=True, gc=False):
     """An attempt that may run only once was lost: somebody has to say what came of it."""
 
@@ -267,6 +271,8 @@ class ExecutionDiverged(Event, frozen=True, kw_only=True, gc=False):
 
 class ExecutionCompleted(Event, frozen=True, kw_only=True, gc=False):
     result: StoredValue
+    in_spite_of_cancel: bool = False
+    """Whether the body was given a cancel request, and made the best of it."""
 
 
 class ExecutionFailed(Event, frozen=True, kw_only=True, gc=False):
@@ -289,6 +295,7 @@ EVENT_TYPES: dict[str, tuple[type[Event], int]] = {
     "checkpoint_completed": (CheckpointCompleted, 1),
     "checkpoint_failed": (CheckpointFailed, 1),
     "checkpoint_cancelled": (CheckpointCancelled, 1),
+    "retry_hastened": (RetryHastened, 1),
     "arguments_changed": (ArgumentsChanged, 1),
     "review_requested": (ReviewRequested, 1),
     "checkpoint_resolved": (CheckpointResolved, 1),
@@ -326,6 +333,7 @@ ExecutionEvent = (
     | CheckpointFailed
     | CheckpointCancelled
     | ArgumentsChanged
+    | RetryHastened
     | ReviewRequested
     | CheckpointResolved
     | TimerStarted

@@ -1,5 +1,7 @@
 """Where an execution stands: the fold of its events. Total: every event has its case."""
 
+from collections.abc import Container
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -27,6 +29,7 @@ from kitaru.domain.execution.events import (
     InputRejected,
     MetadataLogged,
     OffersTaken,
+    RetryHastened,
     ReviewRequested,
     TimerFired,
     TimerStarted,
@@ -70,7 +73,7 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     waits: tuple[OpenWait, ...] = ()
     """The waits that are open, oldest first."""
     early: tuple[str, ...] = ()
-    """The ids of waits that were answered before the body asked."""
+    """The ids or names of waits that were answered before the body asked."""
     reason: str = ""
     """Why it stands where it stands, for people."""
     error_type: str = ""
@@ -120,6 +123,8 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             return _opened(state, OpenWait(path, name, is_review=True))
         case WaitAborted(path=path) | WaitExpired(path=path) | CheckpointResolved(path=path):
             return _going_on(state, path)
+        case RetryHastened():
+            return _going_on(state, "")
         case ExecutionParked(due_at=due_at):
             return replace(state, status=ExecutionStatus.WAITING, due_at=due_at)
         case ExecutionStarted(flow=flow, options=options, forked_from=source):
@@ -210,10 +215,17 @@ def _busy(state: ExecutionState) -> ExecutionState:
 
 
 def _waiting(state: ExecutionState, path: str, name: str) -> ExecutionState:
-    if path in state.early:
-        early = tuple(known for known in state.early if known != path)
-        return replace(state, early=early)
+    given = early_answer(state.early, path, name)
+    if given is not None:
+        return replace(state, early=tuple(known for known in state.early if known != given))
     return _opened(state, OpenWait(path, name))
+
+
+def early_answer(early: Container[str], path: str, name: str) -> str | None:
+    """Which of the early answers is that of a wait: the one for its id, else that for its name."""
+    if path in early:
+        return path
+    return name if name in early else None
 
 
 def _opened(state: ExecutionState, wait: OpenWait) -> ExecutionState:

@@ -40,15 +40,32 @@ def resume(ctx: click.Context, exec_id: str, timeout: float | None) -> None:
 
 @click.command(cls=Command)
 @click.argument("exec_id", metavar="ID")
+@click.option("--now", is_flag=True, help="Of an unfinished one: make its next attempts at once.")
+@click.option("--call", metavar="PATH", help="With --now: only that of this call.")
 @click.option("--no-wait", is_flag=True, help="Leave it to a worker or to `resume`.")
 @TIMEOUT
 @click.pass_context
-def retry(ctx: click.Context, exec_id: str, no_wait: bool, timeout: float | None) -> None:
-    """Try a failed execution again: what completed is kept, what failed is done again."""
+def retry(
+    ctx: click.Context,
+    exec_id: str,
+    now: bool,
+    call: str | None,
+    no_wait: bool,
+    timeout: float | None,
+) -> None:
+    """Try a failed execution again: what completed is kept, what failed is done again.
+
+    With --now: calls that wait for the time of their next attempt make it at once.
+    """
     from kitaru.sdk.client import KitaruClient
 
+    if call is not None and not now:
+        raise click.UsageError("--call goes with --now.")
     executions = KitaruClient().executions
-    execution = executions.retry(full_id(exec_id))
+    if now:
+        execution = executions.retry_now(full_id(exec_id), call=call)
+    else:
+        execution = executions.retry(full_id(exec_id))
     if no_wait:
         Output(ctx).item(
             execution, lambda: f"Execution {execution.exec_id} is {execution.status} again."

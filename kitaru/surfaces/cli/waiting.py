@@ -35,6 +35,7 @@ _SHOWN = frozenset(
         "wait_requested",
         "review_requested",
         "checkpoint_resolved",
+        "retry_hastened",
         "input_given",
         "input_rejected",
         "wait_aborted",

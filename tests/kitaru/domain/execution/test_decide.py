@@ -18,9 +18,10 @@ from kitaru.domain.execution.commands import (
     GiveInput,
     Recover,
     Reopen,
+    RetryNow,
     Start,
 )
-from kitaru.domain.execution.decide import decide, still_holds
+from kitaru.domain.execution.decide import as_it_ends, decide, still_holds
 from kitaru.domain.execution.events import (
     TAGS,
     CancelRequested,
@@ -39,6 +40,7 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     FrozenOptions,
     InputGiven,
+    RetryHastened,
     SourceReference,
     TimerFired,
     WaitAborted,
@@ -255,8 +257,53 @@ def test_a_body_that_raises_after_a_cancel_request_is_cancelled() -> None:
     assert decide(given_(ASKED, ATTEMPT_FAILED), RAISED) == (CANCELLED,)
 
 
-def test_a_body_that_returns_after_a_cancel_request_has_completed() -> None:
-    assert decide(given_(ASKED), Complete(NULL)) == (COMPLETED,)
+def test_a_body_that_was_given_a_cancel_request_may_complete_in_spite_of_it() -> None:
+    in_spite = ExecutionCompleted(result=NULL, in_spite_of_cancel=True)
+    assert decide(given_(ASKED), Complete(NULL, cancel_given=True)) == (in_spite,)
+
+
+def test_a_request_that_the_body_could_not_be_given_any_more_ends_the_execution() -> None:
+    assert decide(given_(ASKED), Complete(NULL)) == (CANCELLED,)
+
+
+@pytest.mark.parametrize("end", [COMPLETED, FAILED], ids=["completed", "failed"])
+def test_an_end_that_was_decided_before_a_request_came_gives_way_to_it(
+    end: ExecutionEvent,
+) -> None:
+    assert as_it_ends(given_(), end) == end
+    assert as_it_ends(given_(ASKED), end) == CANCELLED
+    assert as_it_ends(given_(ASKED), ATTEMPT_FAILED) == ATTEMPT_FAILED
+
+
+# cutting a delay short
+
+
+def test_calls_that_wait_for_their_next_attempt_are_hastened_once() -> None:
+    both = RetryNow(calls=("a", "b"))
+    assert decide(given_(), both) == (RetryHastened(path="a"), RetryHastened(path="b"))
+    assert decide(given_(), RetryNow(calls=("b",), hastened=("a",))) == (RetryHastened(path="b"),)
+    assert decide(given_(), RetryNow(calls=("b",), call="a", hastened=("a",))) == ()
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (RetryNow(calls=()), "No call of it waits"),
+        (RetryNow(calls=("a",), call="b"), "Call 'b' does not wait .*; those that do: a"),
+        (RetryNow(calls=(), call="b"), r"Call 'b' does not wait for its next attempt\.$"),
+    ],
+)
+def test_what_does_not_wait_for_its_next_attempt_is_not_hastened(
+    command: RetryNow, problem: str
+) -> None:
+    with pytest.raises(KitaruStateError, match=problem):
+        decide(given_(), command)
+
+
+def test_a_parked_execution_whose_call_is_hastened_is_due() -> None:
+    parked = given_(ExecutionParked(due_at=5_000))
+    state = fold(parked, [RetryHastened(path="a")])
+    assert (state.status, state.due_at) == (ExecutionStatus.RUNNING, 0)
 
 
 # cancelling

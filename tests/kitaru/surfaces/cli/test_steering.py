@@ -39,6 +39,22 @@ async def slow() -> str:
 """
 
 
+PATIENT = """
+import os
+from kitaru import Retry, checkpoint, flow
+
+@checkpoint(retries=Retry(max_attempts=2, first_delay=3600))
+def look() -> str:
+    if not os.path.exists("there"):
+        raise FileNotFoundError("there")
+    return "seen"
+
+@flow
+def patient() -> str:
+    return look()
+"""
+
+
 @pytest.fixture
 def flows(place: Path) -> str:
     (place / "flows.py").write_text(FLOWS)
@@ -53,6 +69,25 @@ def test_a_failed_execution_is_retried_to_its_result(
     result = process("executions", "retry", exec_id[:8])
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [exec_id, "seen"]
+
+
+def test_a_call_that_waits_for_its_next_attempt_is_tried_at_once(
+    process: Process, place: Path
+) -> None:
+    (place / "patient.py").write_text(PATIENT)
+    exec_id = process("run", "patient.py:patient", "--timeout", "1").stdout.splitlines()[0]
+    refused = process("executions", "retry", exec_id, "--call", "look")
+    assert refused.returncode == 2
+    assert "--call goes with --now" in refused.stderr
+    refused = process("executions", "retry", exec_id)
+    assert "--now" in refused.stderr
+    (place / "there").touch()
+    result = process("executions", "retry", "--now", exec_id[:8])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "seen"
+    result = process("executions", "retry", "--now", exec_id)
+    assert result.returncode == 1
+    assert "already completed" in result.stderr
 
 
 def test_an_execution_that_nobody_runs_is_resumed_to_its_result(
