@@ -384,7 +384,7 @@ class AsyncRunner:
             if not wait.abandoned:
                 self._watch_deadline(wait)
 
-        self.execution.put(Outgoing(event, recorded=recorded))
+        self.execution.put(Outgoing(event, recorded=recorded, seen=self.history.version))
 
     def _noted(self, event: ExecutionEvent) -> Callable[[RecordedEvent], None]:
         """Takes in an event of our own that the history keeps account of."""
@@ -603,7 +603,8 @@ class AsyncRunner:
             wait.expiry.cancel()
         if not self._stopped and not self._ending:
             event = WaitAborted(path=wait.path, reason="the flow no longer waits")
-            self.execution.put(Outgoing(event, recorded=self._noted(event)))
+            seen = self.history.version
+            self.execution.put(Outgoing(event, recorded=self._noted(event), seen=seen))
 
     def timer_set(self, path: str, due_at: int, handle: asyncio.TimerHandle) -> None:
         """The body sleeps, or has set a time limit."""
@@ -716,6 +717,10 @@ class AsyncRunner:
 
     @guarded
     def _watch_deadline(self, wait: Wait) -> None:
+        if wait.expiry is not None:
+            # A wait that goes on after a rejected answer is watched already.
+            wait.expiry.cancel()
+            wait.expiry = None
         if wait.deadline_at is None or wait.path not in self.history.waits or self._stopped:
             return
         left = (wait.deadline_at - self.host.journal.now()) / 1_000_000
@@ -724,7 +729,8 @@ class AsyncRunner:
             wait.expiry = self.host.loop.call_later(delay, self._watch_deadline, wait)
             return
         event = WaitExpired(path=wait.path)
-        self.execution.put(Outgoing(event, recorded=self._noted(event)))
+        seen = self.history.version
+        self.execution.put(Outgoing(event, recorded=self._noted(event), seen=seen))
         self._flush()
 
     def _look_up_or_start(self, calls: list[Call]) -> None:
@@ -1062,8 +1068,10 @@ class AsyncRunner:
             return
         if self._flushing or self._stopped or not self.execution.outbox:
             return
-        self._flushing = True
         batch = self.execution.take()
+        if not batch:
+            return
+        self._flushing = True
         append, state = self.execution.prepare(batch)
         self._batch, self._state_after = batch, state
         self.host.journal.append_soon(append, self._appended)
@@ -1204,7 +1212,8 @@ class AsyncRunner:
         if self._is_busy() or not (self.waits or self.timers or self.retrying or self.reviews):
             return
         event = ExecutionParked(due_at=self._due_at())
-        self.execution.put(Outgoing(event, recorded=lambda _: self._finish(None, None)))
+        seen = self.history.version
+        self.execution.put(Outgoing(event, recorded=lambda _: self._finish(None, None), seen=seen))
         self._flush()
 
     # the end

@@ -85,6 +85,9 @@ class Outgoing(Struct, frozen=True, gc=False):
     blobs: Blobs = ()
     recorded: Callable[[RecordedEvent], None] | None = None
     """Called when it is durable, in the order of the journal."""
+    seen: int | None = None
+    """The version up to which clients' events were known when it was decided that it holds; None:
+    it holds whatever clients write."""
 
     def tell(self, fact: RecordedEvent) -> None:
         """The event is durable."""
@@ -115,6 +118,8 @@ class OwnedExecution:
         self.stream = stream_of(exec_id)
         self.state = state
         self.version = version
+        self.foreign_version = 0
+        """The version of the last client's event that was taken in."""
         self.lease = lease
         self.outbox: list[Outgoing] = []
         self.on_foreign: Callable[[Foreign], None] = ignore
@@ -128,6 +133,9 @@ class OwnedExecution:
     def take(self) -> list[Outgoing]:
         """Empties the outbox."""
         batch, self.outbox = self.outbox, []
+        if any(it.seen is not None and it.seen < self.foreign_version for it in batch):
+            # A client's event was taken in between the decision and now: no append will be refused.
+            batch = self.what_still_holds(batch)
         if batch and (first := self.preface()) is not None:
             batch.insert(0, Outgoing(first))
         return batch
@@ -199,8 +207,13 @@ class OwnedExecution:
         await self.flush()
 
     def what_still_holds(self, batch: Sequence[Outgoing]) -> list[Outgoing]:
-        """The events of a refused append that may follow what clients wrote in front of them."""
-        return [outgoing for outgoing in batch if still_holds(self.state, outgoing.event)]
+        """The events that may follow what clients wrote in front of them."""
+        state, held = self.state, []
+        for outgoing in batch:
+            if still_holds(state, outgoing.event):
+                held.append(outgoing)
+                state = evolve(state, outgoing.event)
+        return held
 
     async def catch_up(self) -> None:
         """Takes in what clients have appended since."""
@@ -245,7 +258,7 @@ class OwnedExecution:
                 continue
             event = decode_event(fact)
             self.state = evolve(self.state, event)
-            self.version = fact.version
+            self.version = self.foreign_version = fact.version
             self.on_foreign(Foreign(fact.version, fact.recorded_at, event))
 
 

@@ -621,7 +621,7 @@ class SyncRunner:
             if wait.path not in self.history.log and self.history.refuse(wait.path):
                 return None
             rejected = InputRejected(path=wait.path, name=wait.terms.name, problem=str(problem))
-            self._put_noted(rejected)
+            self._put_noted(rejected, seen=self.history.version)
             self._flush()
             return None
         with self.changed:
@@ -640,9 +640,10 @@ class SyncRunner:
         else:
             wait.deadline_at = known.deadline_at
         self._block(lambda: wait.path in self.history.log, wait.deadline_at, wait.terms.patience)
-        outcome = self.history.log.get(wait.path)
+        with self.changed:
+            outcome, seen = self.history.log.get(wait.path), self.history.version
         if outcome is None:
-            self._put_noted(WaitExpired(path=wait.path))
+            self._put_noted(WaitExpired(path=wait.path), seen=seen)
             # Somebody's answer may have come before it: then the answer counts.
             self._flush()
             outcome = self.history.log[wait.path]
@@ -724,6 +725,7 @@ class SyncRunner:
                     idle = self._is_idle()
                     patient = self._let_go_at - time.monotonic()
                     if idle and patient <= 0 and (left > IDLE_SECONDS or not self._let_go_at):
+                        seen = self.history.version
                         break
                     # Futures that settle wake it up; else it looks again in a while.
                     self.changed.wait(min(left, max(patient, 0.05), 60.0))
@@ -732,7 +734,7 @@ class SyncRunner:
                 if ready():
                     return
                 self._deliver_cancel_before(None)
-        self._park(due_at)
+        self._park(due_at, seen)
         # Something came first: there is no hurry to let go of it again.
         self._let_go_at = time.monotonic() + IDLE_SECONDS
         self._block_idle(ready, due_at)
@@ -757,24 +759,28 @@ class SyncRunner:
                 return
         self._block(ready, None, IDLE_SECONDS)
 
-    def _park(self, due_at: int | None) -> None:
+    def _park(self, due_at: int | None, seen: int) -> None:
+        """Lets go of the execution, unless a client's event came after this version."""
         parked: list[bool] = []
+        event = ExecutionParked(due_at=due_at)
         self.execution.put(
-            Outgoing(ExecutionParked(due_at=due_at), recorded=lambda _: parked.append(True))
+            Outgoing(event, recorded=lambda _: parked.append(True), seen=seen)
         )
         self._flush()
         if parked:
             self.stop()
             raise ExecutionSuspended
 
-    def _put_noted(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
+    def _put_noted(
+        self, event: ExecutionEvent, blobs: Blobs = (), seen: int | None = None
+    ) -> None:
         """Records an event of our own that the history keeps account of."""
 
         def note(fact: RecordedEvent) -> None:
             with self.changed:
                 self.history.add(fact.version, fact.recorded_at, event)
 
-        self.execution.put(Outgoing(event, blobs, note))
+        self.execution.put(Outgoing(event, blobs, note, seen))
 
     def _advance_clock(self, outcome: Outcome) -> None:
         self.clock = max(self.clock, outcome.recorded_at)
