@@ -408,7 +408,7 @@ class RehearsedSyncRunner(SyncRunner):
         self._deliver_cancel_before(None)
         self._leave(asked)
 
-    def _put_noted(self, event: ExecutionEvent, blobs: Blobs = ()) -> None:
+    def _put_noted(self, event: ExecutionEvent, blobs: Blobs = (), seen: int | None = None) -> None:
         assert isinstance(event, InputRejected)
         why = f"the recorded answer would be rejected, and asked for again: {event.problem}"
         self._rehearsal.conclude(Stops(why, None, event.path))
