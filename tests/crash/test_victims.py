@@ -32,7 +32,7 @@ def test_a_kill_before_each_statement_of_the_first_opening(tmp_path: Path, zygot
     for number in range(1, 1000):
         victim = Victim(tmp_path / str(number), steps=1)
         assert victim.live(zygote, f"statement:{number}") == -signal.SIGKILL
-        began = bool(victim.started)
+        began = bool(victim.told.started)
         victim.finish(zygote)
         if began:
             break

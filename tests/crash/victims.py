@@ -16,16 +16,9 @@ from types import TracebackType
 import msgspec
 from msgspec.structs import replace
 
-from journal import Head, HeadQuery, JournalUnavailable, RecordedEvent, SqliteReader
-from kitaru.domain.execution.events import (
-    CheckpointCompleted,
-    ExecutionEvent,
-    InputGiven,
-    TimerFired,
-)
-from kitaru.engine.executions import head_of, state_of
-from kitaru.engine.upcasts import decode_event
+from journal import JournalUnavailable, SqliteReader
 from tests.crash import failpoints, programs
+from tests.crash.told import Found, Told
 
 ROOT = Path(__file__).parents[2]
 STUCK_SECONDS = 60.0
@@ -116,10 +109,7 @@ class Victim:
             steps=steps,
             log_is_due_bytes=200_000,
         )
-        self.started: dict[str, str] = {}
-        self.acknowledged: dict[str, int] = {}
-        self.answered: dict[str, int] = {}
-        self.results: dict[str, int] = {}
+        self.told = Told()
         self.lives = 0
 
     def live(self, zygote: Zygote, failpoint: str = "", kill_after: float | None = None) -> int:
@@ -128,88 +118,43 @@ class Victim:
         self.lives += 1
         said, code = zygote.run(orders, kill_after)
         for line in said:
-            self._hear(line)
+            self.told.hear(line)
         assert code in (0, -signal.SIGKILL), (code, failpoint, said[-3:])
         self.check()
         return code
 
-    def _hear(self, line: str) -> None:
-        match line.split():
-            case ["started", name, exec_id]:
-                assert self.started.setdefault(name, exec_id) == exec_id
-            case ["ack", path, value]:
-                assert self.acknowledged.setdefault(path, int(value)) == int(value), path
-            case ["answered", name, value]:
-                self.answered[name] = int(value)
-            case ["result", name, value]:
-                assert self.results.setdefault(name, int(value)) == int(value)
-            case _:
-                raise AssertionError(line)
-
     @property
     def is_done(self) -> bool:
         """Whether every flow has said its result."""
-        return len(self.results) == len(programs.FLOWS)
+        return len(self.told.results) == len(programs.FLOWS)
 
     def check(self) -> None:
         """Acknowledged is recorded, recorded is once, and no body began after its record."""
         if not Path(self._orders.journal).exists() or not self.lives:
             return
         try:
-            recorded, heads = self._read()
+            with SqliteReader(self._orders.journal) as reader:
+                found = Found(reader)
         except JournalUnavailable:
             # Killed before the journal was made: then nobody was told of anything in it.
-            assert not self.started
+            assert not self.told.started
             return
-        events = {
-            stream: [decode_event(fact) for fact in facts] for stream, facts in recorded.items()
-        }
-        for name, exec_id in self.started.items():
-            assert f"execution-{exec_id}" in events, f"the start of {name} is lost"
-        completed: dict[str, tuple[int, int]] = {}
-        answers: dict[str, int] = {}
-        for stream, facts in recorded.items():
-            paths = Counter(_outcome(event) for event in events[stream])
-            del paths[""]
-            twice = [path for path, count in paths.items() if count > 1]
-            assert not twice, f"{stream} has two outcomes of {twice}"
-            for fact, event in zip(facts, events[stream], strict=True):
-                if isinstance(event, CheckpointCompleted):
-                    value = msgspec.json.decode(bytes(event.result.json))
-                    completed[event.path] = (value, fact.recorded_at)
-                if isinstance(event, InputGiven):
-                    answers[event.path] = msgspec.json.decode(bytes(event.value.json))
-            head, rebuilt = heads[stream], head_of(state_of(facts))
-            assert (head.state, head.name) == (rebuilt.state, rebuilt.name)
-            assert head.summary == rebuilt.summary, f"the head of {stream} is not its events"
-        for path, value in self.acknowledged.items():
-            assert completed[path][0] == value, f"{path} was told {value}"
-        for name, value in self.answered.items():
-            assert [v for given, v in answers.items() if given.split("#")[0] == name] == [value]
+        assert list(found.missing(self.told)) == []
         for line in self._effects():
             path, at = line.split()
-            assert path not in completed or int(at) <= completed[path][1], f"{path} ran again"
+            recorded = found.completed.get(path)
+            assert recorded is None or int(at) <= recorded[1], f"{path} ran after its record"
 
     def finish(self, zygote: Zygote) -> None:
         """Lets it come to its end, and compares that with what it must be."""
         assert self.live(zygote) == 0
-        assert self.results == programs.expected(self.steps)
+        assert self.told.results == programs.expected(self.steps)
         with SqliteReader(self._orders.journal) as reader:
             assert reader.verify() == []
-
-    def _read(self) -> tuple[dict[str, list[RecordedEvent]], dict[str, Head]]:
-        with SqliteReader(self._orders.journal) as reader:
-            heads = {head.stream: head for head in reader.heads(HeadQuery(category="execution"))}
-            return {stream: reader.read_stream(stream) for stream in heads}, heads
 
     def _effects(self) -> list[str]:
         file = Path(self._orders.effects)
         return file.read_text().splitlines() if file.exists() else []
-
-
-def _outcome(event: ExecutionEvent) -> str:
-    """The call of which the event is the last word; empty for others."""
-    return event.path if isinstance(event, CheckpointCompleted | TimerFired) else ""
 
 
 def torture(folder: Path, seed: int, kills: int) -> Counter[str]:

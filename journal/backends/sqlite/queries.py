@@ -106,6 +106,8 @@ def raw_head(stream_id: int) -> Query[Head]:
     """A head as it is stored, also without events, for `verify`."""
 
     def meaning(rows: list[Row]) -> Head:
+        if not rows:
+            raise CorruptJournal(f"(number {stream_id})", 0, "an index leads to no head")
         return Head(*rows[0][1:])
 
     return Query(f"{_HEAD} WHERE h.id = ?", (stream_id,), meaning)

@@ -114,7 +114,7 @@ class SqliteReader:
             yield from self._journal_findings()
 
     def _streams(self) -> list[tuple[int, str]]:
-        return [(row[0], row[1]) for row in self._execute(_STREAMS).fetchall()]
+        return [(row[0], row[1]) for row in self._fetch(_STREAMS)]
 
     def _stream_findings(self, stream_id: int, stream: str) -> Iterator["Finding"]:
         from journal.hashing import Finding, verify_stream
@@ -147,12 +147,16 @@ class SqliteReader:
 
     def _read(self, query: Query[T]) -> T:
         try:
-            rows = self._execute(query.statement, query.parameters).fetchall()
+            rows = self._fetch(query.statement, query.parameters)
         except UnicodeEncodeError:
             rows = []  # what cannot be stored is not there
+        return query.meaning(rows)
+
+    def _fetch(self, statement: str, parameters: Any = ()) -> list[queries.Row]:
+        try:
+            return self._execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise translated(error, self._path) from error
-        return query.meaning(rows)
 
     def _execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
         try:

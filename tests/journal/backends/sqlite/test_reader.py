@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from journal import (
     JournalError,
     JournalUnavailable,
     NewEvent,
+    SqliteReader,
     open_journal,
     open_reader,
 )
@@ -210,6 +212,13 @@ def test_every_damaged_page_is_an_error_of_the_journal(path: str) -> None:
     Path(path).write_bytes(whole[:6000])
     with pytest.raises(JournalError), open_reader(path) as reader:
         reader.read_all()
+
+
+def test_an_index_that_leads_to_no_head_is_damage(path: str) -> None:
+    reader = cast("SqliteReader", open_reader(path))
+    with reader:
+        [finding] = reader._stream_findings(99, "ex-99")
+    assert (finding.stream, finding.kind) == ("ex-99", "unreadable")
 
 
 def test_a_missing_journal_is_named(tmp_path: Path) -> None:
