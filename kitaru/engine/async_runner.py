@@ -83,7 +83,9 @@ from kitaru.errors import (
 from kitaru.status import FailureOrigin
 from kitaru.telemetry import LogEvent, report
 
-LONGEST_SLEEP_SECONDS = 86_400.0
+LONGEST_PATIENCE_SECONDS = 86_400.0
+RECHECK_SECONDS = 60.0
+"""How long a time is waited for by the process's clock alone: the store's may jump."""
 REFUSALS = 1_000
 """How many calls of a dropped body raise; after that they wait."""
 IDLE_SECONDS = 5.0
@@ -685,7 +687,7 @@ class AsyncRunner:
         left = (timer.due_at - self.host.journal.now()) / 1_000_000
         if left > 0:
             # Looked at again when it is due: the process's clock and the store's may differ.
-            delay = min(left, LONGEST_SLEEP_SECONDS)
+            delay = min(left, RECHECK_SECONDS)
             timer.waiting = self.host.loop.call_later(delay, self._start_timer, timer)
             self.host.watch_duration(timer)
             return
@@ -720,7 +722,7 @@ class AsyncRunner:
             return
         left = (wait.deadline_at - self.host.journal.now()) / 1_000_000
         if left > 0:
-            delay = min(left, LONGEST_SLEEP_SECONDS)
+            delay = min(left, RECHECK_SECONDS)
             wait.expiry = self.host.loop.call_later(delay, self._watch_deadline, wait)
             return
         event = WaitExpired(path=wait.path)
@@ -1148,7 +1150,7 @@ class AsyncRunner:
             left = (due_at - self.host.journal.now()) / 1_000_000
             if left <= IDLE_SECONDS:
                 return
-        delay = min(patience, LONGEST_SLEEP_SECONDS)
+        delay = min(patience, LONGEST_PATIENCE_SECONDS)
         self._suspension = self.host.loop.call_later(delay, self._suspend)
         self.host.idle(self)
 

@@ -81,6 +81,8 @@ from kitaru.status import FailureOrigin
 
 REFUSALS = 1_000
 """How many calls raise at once after the pass has ended; after that each takes its time."""
+RECHECK_SECONDS = 60.0
+"""How long a time is waited for by the process's clock alone: the store's may jump."""
 IDLE_SECONDS = 5.0
 """How long a body that only waits for a time keeps its thread."""
 
@@ -725,7 +727,7 @@ class SyncRunner:
                     if idle and patient <= 0 and (left > IDLE_SECONDS or not self._let_go_at):
                         break
                     # Futures that settle wake it up; else it looks again in a while.
-                    self.changed.wait(min(left, max(patient, 0.05), 60.0))
+                    self.changed.wait(min(left, max(patient, 0.05), RECHECK_SECONDS))
             if pending:
                 self.execution.wait_for_flush()
                 if ready():
@@ -855,7 +857,7 @@ class SyncRunner:
                 self._check_pass(pass_number)
                 if hastened():
                     return
-                self.changed.wait(min(left / 1_000_000, 60.0))
+                self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
 
     # what writes into a database of its own
 
@@ -1117,7 +1119,7 @@ class SyncRunner:
             with self.changed:
                 if self._stopped:
                     raise ExecutionSuspended
-                self.changed.wait(min(left / 1_000_000, 60.0))
+                self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
 
     # what the body is given
 
