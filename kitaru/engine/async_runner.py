@@ -319,6 +319,7 @@ class AsyncRunner:
             cancelled_at is not None
             and not self._cancel_delivered
             and (not order or order[0].version > cancelled_at)
+            and not self._root.ends_group
         ):
             self._cancel_delivered = True
             self._root.cancel()
