@@ -1407,9 +1407,9 @@ def _settle(future: "asyncio.Future[Any]", delivery: Delivery) -> None:
 
 
 def _raisable(error: BaseException) -> BaseException:
-    if isinstance(error, StopIteration):
-        # A future refuses it, as it would end the generator that awaits it.
-        replacement = RuntimeError(f"checkpoint raised StopIteration: {error.value!r}")
+    if isinstance(error, StopIteration | GeneratorExit):
+        # Either would end the coroutine that awaits it, instead of being raised there.
+        replacement = RuntimeError(f"checkpoint raised {error!r}")
         replacement.__cause__ = error
         return replacement
     return error
