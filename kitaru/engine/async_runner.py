@@ -83,7 +83,9 @@ from kitaru.errors import (
 from kitaru.status import FailureOrigin
 from kitaru.telemetry import LogEvent, report
 
-LONGEST_SLEEP_SECONDS = 86_400.0
+LONGEST_PATIENCE_SECONDS = 86_400.0
+RECHECK_SECONDS = 60.0
+"""How long a time is waited for by the process's clock alone: the store's may jump."""
 REFUSALS = 1_000
 """How many calls of a dropped body raise; after that they wait."""
 IDLE_SECONDS = 5.0
@@ -317,6 +319,7 @@ class AsyncRunner:
             cancelled_at is not None
             and not self._cancel_delivered
             and (not order or order[0].version > cancelled_at)
+            and not self._root.ends_group
         ):
             self._cancel_delivered = True
             self._root.cancel()
@@ -686,7 +689,7 @@ class AsyncRunner:
         left = (timer.due_at - self.host.journal.now()) / 1_000_000
         if left > 0:
             # Looked at again when it is due: the process's clock and the store's may differ.
-            delay = min(left, LONGEST_SLEEP_SECONDS)
+            delay = min(left, RECHECK_SECONDS)
             timer.waiting = self.host.loop.call_later(delay, self._start_timer, timer)
             self.host.watch_duration(timer)
             return
@@ -725,7 +728,7 @@ class AsyncRunner:
             return
         left = (wait.deadline_at - self.host.journal.now()) / 1_000_000
         if left > 0:
-            delay = min(left, LONGEST_SLEEP_SECONDS)
+            delay = min(left, RECHECK_SECONDS)
             wait.expiry = self.host.loop.call_later(delay, self._watch_deadline, wait)
             return
         event = WaitExpired(path=wait.path)
@@ -1156,7 +1159,7 @@ class AsyncRunner:
             left = (due_at - self.host.journal.now()) / 1_000_000
             if left <= IDLE_SECONDS:
                 return
-        delay = min(patience, LONGEST_SLEEP_SECONDS)
+        delay = min(patience, LONGEST_PATIENCE_SECONDS)
         self._suspension = self.host.loop.call_later(delay, self._suspend)
         self.host.idle(self)
 
@@ -1413,9 +1416,9 @@ def _settle(future: "asyncio.Future[Any]", delivery: Delivery) -> None:
 
 
 def _raisable(error: BaseException) -> BaseException:
-    if isinstance(error, StopIteration):
-        # A future refuses it, as it would end the generator that awaits it.
-        replacement = RuntimeError(f"checkpoint raised StopIteration: {error.value!r}")
+    if isinstance(error, StopIteration | GeneratorExit):
+        # Either would end the coroutine that awaits it, instead of being raised there.
+        replacement = RuntimeError(f"checkpoint raised {error!r}")
         replacement.__cause__ = error
         return replacement
     return error

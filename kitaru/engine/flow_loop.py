@@ -79,6 +79,21 @@ class FlowTask(asyncio.Task[Any]):
     def __hash__(self) -> int:
         return self._place
 
+    @property
+    def ends_group(self) -> bool:
+        """Whether it stands at the end of a `TaskGroup` that cancels its other tasks.
+
+        There a group swallows a cancellation of the task itself, before Python 3.13.
+        """
+        coroutine: Any = self.get_coro()
+        while coroutine is not None:
+            if getattr(coroutine, "cr_code", None) is asyncio.TaskGroup.__aexit__.__code__:
+                group = coroutine.cr_frame.f_locals.get("self")
+                if getattr(group, "_aborting", False):
+                    return True
+            coroutine = getattr(coroutine, "cr_await", None)
+        return False
+
     def path_of(self, name: str) -> str:
         """The path of the next call of this name."""
         ordinal = self.names.get(name, 0) + 1

@@ -81,6 +81,8 @@ from kitaru.status import FailureOrigin
 
 REFUSALS = 1_000
 """How many calls raise at once after the pass has ended; after that each takes its time."""
+RECHECK_SECONDS = 60.0
+"""How long a time is waited for by the process's clock alone: the store's may jump."""
 IDLE_SECONDS = 5.0
 NOTICE_AGAIN_SECONDS = 0.5
 """How long a body that only waits for a time keeps its thread."""
@@ -188,6 +190,9 @@ class SyncRunner:
         self.execution.preface = self.history.note_taken
         self.held: list[Callable[[], None]] = []
         """Submitted calls that wait until the replay has come to its end."""
+        self.withheld: dict[CallFuture, None] = {}
+        """Those that were submitted after a cancel request, before the body was given it: they
+        run only if the body looks at them nevertheless. Guarded by `changed`."""
         self.names: dict[str, int] = {}
         self.submitted: list[CallFuture] = []
         self.clock = self._started_at
@@ -728,7 +733,7 @@ class SyncRunner:
                         seen = self.history.version
                         break
                     # Futures that settle wake it up; else it looks again in a while.
-                    self.changed.wait(min(left, max(patient, 0.05), 60.0))
+                    self.changed.wait(min(left, max(patient, 0.05), RECHECK_SECONDS))
             if pending:
                 self.execution.wait_for_flush()
                 if ready():
@@ -743,6 +748,7 @@ class SyncRunner:
         """Whether nothing runs for the body: all that it has submitted waits, or has ended."""
         return all(
             future.settled
+            or future in self.withheld
             or future.call.path in self.reviews
             or any(not needed.settled for needed in future.needs)
             for future in self.submitted
@@ -790,7 +796,27 @@ class SyncRunner:
     # running
 
     def _start(self, future: CallFuture) -> None:
+        with self.changed:
+            if self._cancel_pending:
+                self.withheld[future] = None
+                return
         self.host.spawn(functools.partial(self._run_submitted, future))
+
+    def _start_withheld(self, future: CallFuture) -> None:
+        """The body, which was given the cancel request, looks at a call from before it."""
+        looked_at: dict[CallFuture, None] = {}
+        left = [future]
+        while left and self.withheld:
+            each = left.pop()
+            if each not in looked_at:
+                looked_at[each] = None
+                left.extend(each.needs)
+        with self.changed:
+            ready = [] if self._cancel_pending else [f for f in looked_at if f in self.withheld]
+            for each in ready:
+                del self.withheld[each]
+        for each in ready:
+            self._start(each)
 
     def _run_submitted(self, future: CallFuture) -> None:
         try:
@@ -858,7 +884,7 @@ class SyncRunner:
                 self._check_pass(pass_number)
                 if hastened():
                     return
-                self.changed.wait(min(left / 1_000_000, 60.0))
+                self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
 
     # what writes into a database of its own
 
@@ -1120,7 +1146,7 @@ class SyncRunner:
             with self.changed:
                 if self._stopped:
                     raise ExecutionSuspended
-                self.changed.wait(min(left / 1_000_000, 60.0))
+                self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
 
     # what the body is given
 
@@ -1134,6 +1160,7 @@ class SyncRunner:
         future.seen = True
         if not future.settled:
             self._before_live(future.call.asked)
+            self._start_withheld(future)
         self._wait_until(lambda: future.settled)
         if self._stopped:
             raise ExecutionSuspended
@@ -1153,6 +1180,8 @@ class SyncRunner:
         self._check_fits()
         if not any(future.settled for future in futures):
             self._before_live(futures[0].call.asked)
+            for future in futures:
+                self._start_withheld(future)
             self._wait_until(lambda: any(future.settled for future in futures))
             if self._stopped:
                 raise ExecutionSuspended

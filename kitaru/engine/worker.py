@@ -394,9 +394,13 @@ class Worker:
     async def _take(self, head: Head, lease: Lease, asked_at: float) -> None:
         """Runs what was claimed, or gives it back. One that fails keeps none of the others."""
         exec_id = exec_id_of(head.stream)
-        if exec_id in self.runners:
-            await self._release(lease)
-            return
+        stale = self.runners.get(exec_id)
+        if stale is not None:
+            # Its lease was over, or it has just let go: under the old one it records nothing more.
+            if head.owner is not None:
+                report(LogEvent.LEASE_LOST, exec_id=exec_id, epoch=stale.execution.lease.epoch)
+            stale.stop()
+            self._forget(stale, None, None)
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:

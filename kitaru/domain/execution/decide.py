@@ -198,9 +198,10 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
             "answer counts."
         )
     if command.ended:
+        there = ", ".join(wait.path for wait in state.questions)
         raise KitaruStateError(
-            f"Wait {command.wait!r} has ended without an answer, and the flow has gone on: there "
-            "is no open wait of that name."
+            f"Wait {command.wait!r} has ended without an answer, and the flow has gone on: it is "
+            "no open wait any more" + (f"; it waits for: {there}." if there else ".")
         )
     if any(review.is_review and review.path == command.wait for review in state.waits):
         raise KitaruStateError(
