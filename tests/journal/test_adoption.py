@@ -1,6 +1,7 @@
 """A stream of one journal, written into another as it is: by every backend, into every backend."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -88,8 +89,8 @@ async def test_the_stream_goes_on_from_there(journal: Journal) -> None:
     query = ClaimQuery(category="ex", names=[], claim=WHO, stream="ex-1")
     ((_, lease),) = await journal.claim(query)
     assert lease.epoch == 3, "an epoch that has been there before is given to nobody"
+    old = replace(lease, epoch=2)
     with pytest.raises(StaleLease):
-        old = replace(lease, epoch=2)
         await journal.append(Append("ex-1", (NewEvent("E", b"1"),), 4, lease=old))
     appended = await journal.append(Append("ex-1", (NewEvent("E", b"1"),), 4, lease=lease))
     assert appended.version == 5
@@ -151,9 +152,17 @@ async def test_an_erased_event_stays_erased(journal: Journal) -> None:
 
 async def test_a_watcher_is_told(journal: Journal) -> None:
     told: list[RecordedEvent] = []
-    stop = journal.watch("ex-1", told.extend)
+    is_told = asyncio.Event()
+
+    def watcher(events: Sequence[RecordedEvent]) -> None:
+        told.extend(events)
+        is_told.set()
+
+    stop = journal.watch("ex-1", watcher)
     written = await journal.adopt(Adoption(tuple(await recorded()), HEAD))
     await journal.append(Append("ex-9", (NewEvent("A", b"1"),), 0, head=HEAD))
+    async with asyncio.timeout(30):
+        await is_told.wait()
     stop()
     assert told == list(written)
 
