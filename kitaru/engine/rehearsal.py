@@ -313,6 +313,14 @@ def _undecodable(call: Call, version: int | None, error: KitaruError) -> Stops:
     return Stops(why, version, call.path, call.site)
 
 
+def _depends(call: Call, recorded: Outcome) -> Stops:
+    why = (
+        f"{call.path} is recorded, and by this code it depends on a call that is not: whether its "
+        "arguments are the same cannot be told"
+    )
+    return Stops(why, recorded.version, call.path, call.site)
+
+
 class RehearsedAsyncRunner(AsyncRunner):
     """Goes as far as the record, and says what it has come to."""
 
@@ -399,6 +407,10 @@ class RehearsedSyncRunner(SyncRunner):
 
     def _leave(self, *asked: Asked) -> NoReturn:
         """The body is blocked by something that is not recorded."""
+        for future in self.submitted:
+            recorded = self.history.log.get(future.call.path)
+            if recorded is not None and not future.settled:
+                self._rehearsal.conclude(_depends(future.call, recorded))
         open_calls = [future.call.asked for future in self.submitted if not future.settled]
         shown = [*asked, *(each for each in open_calls if each not in asked)]
         changed = {call.path for call in self._begun if _is_changed(call, self)}
