@@ -69,7 +69,7 @@ def judge(
     record = _record_of(decoded.facts)
     rehearsal = Rehearsal(record.facts, events, read_blob, definition, codec)
     conclusion = rehearsal.run(seconds)
-    verdict = _Judge(record, exec_id_of(events[0].stream)).verdict(conclusion, rehearsal.reached())
+    verdict = _Judge(record, exec_id_of(events[0].stream)).verdict(conclusion)
     if decoded.problem and verdict.judgement is not Judgement.DIVERGES:
         last = decoded.facts[-1][0]
         return _unknown(min(last, verdict.version), decoded.problem, is_finished=False)
@@ -136,13 +136,13 @@ class _Judge:
         self._record = record
         self._exec_id = exec_id
 
-    def verdict(self, conclusion: Conclusion, reached: int) -> Verdict:
-        """The verdict; `reached` is the last event that the body agreed with."""
+    def verdict(self, conclusion: Conclusion) -> Verdict:
+        """The verdict."""
         match conclusion:
             case Parts():
                 return self._parted(conclusion)
             case Stops():
-                return self._stopped(conclusion, reached)
+                return self._stopped(conclusion)
             case AsksForMore():
                 return self._asks(conclusion)
             case Ends():
@@ -167,8 +167,8 @@ class _Judge:
             is_finished=self._is_finished,
         )
 
-    def _stopped(self, stop: Stops, reached: int) -> Verdict:
-        version = reached if stop.version is None else stop.version - 1
+    def _stopped(self, stop: Stops) -> Verdict:
+        version = 0 if stop.version is None else stop.version - 1
         return _unknown(
             version, stop.why, path=stop.path, site=stop.site, is_finished=self._is_finished
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from journal import BlobNotFound, Journal, Lease, RecordedEvent
 from kitaru.domain.execution.events import (
@@ -23,6 +24,7 @@ from kitaru.domain.execution.events import (
     ExecutionFailed,
     ExecutionStarted,
     FlowAttemptFailed,
+    InputGiven,
     InputRejected,
 )
 from kitaru.domain.execution.state import ABSENT
@@ -33,7 +35,7 @@ from kitaru.engine.context import ExecutionSuspended
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.divergence import Asked, Mismatch
 from kitaru.engine.executions import exec_id_of, fold, owned_execution
-from kitaru.engine.history import Outcome, RecordedFact
+from kitaru.engine.history import History, Outcome, RecordedFact
 from kitaru.engine.runner import Loaded, Runner, Started
 from kitaru.engine.source import main_module_of
 from kitaru.engine.sync_runner import CallFuture, SyncRunner
@@ -78,7 +80,7 @@ class Stops(Struct, frozen=True):
 
     why: str
     version: int | None = None
-    """The event with which it cannot go on; None: the first one that it was not given."""
+    """The event with which it cannot go on; set to the first that it was not given, if left out."""
     path: str = ""
     site: str = ""
 
@@ -154,15 +156,22 @@ class Rehearsal:
         """The first conclusion is the one that counts."""
         with self._lock:
             if self.conclusion is None:
-                known = self.parting if isinstance(conclusion, Stops) else None
-                self.conclusion = conclusion if known is None else Parts(known)
+                if isinstance(conclusion, Stops):
+                    conclusion = self._placed(conclusion)
+                self.conclusion = conclusion
         self._concluded.set()
+
+    def _placed(self, stop: Stops) -> Conclusion:
+        if self.parting is not None:
+            # Only its report could not be made.
+            return Parts(self.parting)
+        return stop if stop.version is not None else replace(stop, version=self._reached() + 1)
 
     def version_of(self, event: ExecutionEvent) -> int | None:
         """The version of one of the events that the body is given."""
         return next((version for version, _, known in self._facts if known is event), None)
 
-    def reached(self) -> int:
+    def _reached(self) -> int:
         """The version of the last event that the body's calls agree with."""
         runner = self.runner
         if runner is None:
@@ -255,8 +264,31 @@ class Rehearsal:
         self, _runner: Runner, _event: ExecutionEvent | None, error: Exception | None
     ) -> None:
         """The runner has stopped by itself: it could not read, or has a fault."""
-        self.conclude(_stopped_by(error))
+        self.conclude(self.stopped_by(error))
         self.over()
+
+    def stopped_by(self, error: Exception | None) -> Stops:
+        """What is told of a runner that went no further."""
+        if error is None:
+            return Stops("the runner stopped")
+        if isinstance(error, BlobNotFound):
+            history = History(self._facts)
+            for outcome in [*history.kept.values(), *history.log.values()]:
+                if outcome.blob == error.digest:
+                    path = outcome.event.path
+                    why = f"the recorded value of {path} is gone: {error}"
+                    return Stops(why, outcome.version, path)
+        return Stops(str(error) or repr(error))
+
+    def rejection(self, path: str, problem: str, site: str = "") -> Stops:
+        """What is told of an answer that this code does not accept."""
+        answers = [
+            version
+            for version, _, event in self._facts
+            if isinstance(event, InputGiven) and event.path == path
+        ]
+        why = f"the recorded answer to {path} would be rejected, and asked for again: {problem}"
+        return Stops(why, answers[-1] if answers else None, path, site)
 
     def over(self) -> None:
         """Nothing of the runner has to be run any more."""
@@ -266,12 +298,6 @@ class Rehearsal:
 
 class _Undecodable(KitaruError):
     pass
-
-
-def _stopped_by(error: Exception | None) -> Stops:
-    if isinstance(error, BlobNotFound):
-        return Stops(f"a recorded value is gone: {error}", path=error.digest)
-    return Stops("the runner stopped" if error is None else str(error) or repr(error))
 
 
 def _interrupt(thread: threading.Thread) -> None:
@@ -287,9 +313,12 @@ def _undecodable(call: Call, version: int | None, error: KitaruError) -> Stops:
     return Stops(why, version, call.path, call.site)
 
 
-def _refused_answer(wait: Wait, problem: str) -> Stops:
-    why = f"the recorded answer would be rejected, and asked for again: {problem}"
-    return Stops(why, None, wait.path, wait.site)
+def _depends(call: Call, recorded: Outcome) -> Stops:
+    why = (
+        f"{call.path} is recorded, and by this code it depends on a call that is not: whether its "
+        "arguments are the same cannot be told"
+    )
+    return Stops(why, recorded.version, call.path, call.site)
 
 
 class RehearsedAsyncRunner(AsyncRunner):
@@ -345,7 +374,7 @@ class RehearsedAsyncRunner(AsyncRunner):
 
     def _reject(self, wait: Wait, problem: str) -> None:
         if wait.path not in self.history.kept:
-            self._rehearsal.conclude(_refused_answer(wait, problem))
+            self._rehearsal.conclude(self._rehearsal.rejection(wait.path, problem, wait.site))
         super()._reject(wait, problem)
 
     def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
@@ -366,7 +395,7 @@ class RehearsedSyncRunner(SyncRunner):
 
     def _tell_end(self, event: ExecutionEvent | None, error: Exception | None) -> None:
         if event is None and error is not None:
-            self._rehearsal.conclude(_stopped_by(error))
+            self._rehearsal.conclude(self._rehearsal.stopped_by(error))
 
     def _await(self, coroutine: Any) -> Any:
         # It reads what is there already, so that it never has to wait.
@@ -378,6 +407,10 @@ class RehearsedSyncRunner(SyncRunner):
 
     def _leave(self, *asked: Asked) -> NoReturn:
         """The body is blocked by something that is not recorded."""
+        for future in self.submitted:
+            recorded = self.history.log.get(future.call.path)
+            if recorded is not None and not future.settled:
+                self._rehearsal.conclude(_depends(future.call, recorded))
         open_calls = [future.call.asked for future in self.submitted if not future.settled]
         shown = [*asked, *(each for each in open_calls if each not in asked)]
         changed = {call.path for call in self._begun if _is_changed(call, self)}
@@ -410,8 +443,7 @@ class RehearsedSyncRunner(SyncRunner):
 
     def _put_noted(self, event: ExecutionEvent, blobs: Blobs = (), seen: int | None = None) -> None:
         assert isinstance(event, InputRejected)
-        why = f"the recorded answer would be rejected, and asked for again: {event.problem}"
-        self._rehearsal.conclude(Stops(why, None, event.path))
+        self._rehearsal.conclude(self._rehearsal.rejection(event.path, event.problem))
         self.stop()
         raise ExecutionSuspended
 

@@ -16,6 +16,9 @@ _STEERING = f"{_HERE}.steering"
         "run": Entry(f"{_HERE}.run", "run", "Start a flow and wait for its result."),
         "executions": Entry(f"{_HERE}.main", "executions", "Look at executions and steer them."),
         "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
+        "check": Entry(
+            f"{_HERE}.histories", "check", "Replay recorded histories against today's code."
+        ),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
         "init": Entry(f"{_HERE}.init", "init", "Give a folder a journal of its own."),
@@ -49,6 +52,8 @@ def executions() -> None:
     entries={
         "show": Entry(f"{_HERE}.journal", "show", "The history of an execution, event by event."),
         "verify": Entry(f"{_HERE}.journal", "verify", "Check that nothing was altered or lost."),
+        "export": Entry(f"{_HERE}.histories", "export", "Write an execution into a file."),
+        "import": Entry(f"{_HERE}.histories", "import_command", "Take an execution from a file."),
     },
 )
 def journal() -> None:
