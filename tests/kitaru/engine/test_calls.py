@@ -95,7 +95,7 @@ def test_what_the_body_is_given_is_a_copy_as_a_replay_would_read_it() -> None:
     assert made.delivery is not None
     assert made.delivery.value == result
     assert made.delivery.value is not result
-    replayed = delivery_of(event, made.definition, codec, None, None)
+    replayed = delivery_of(event, made, codec, None, None)
     assert (replayed.value, replayed.error) == (result, None)
 
 
