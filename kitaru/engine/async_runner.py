@@ -10,7 +10,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Raw, Struct
 
@@ -476,18 +476,21 @@ class AsyncRunner:
     def time(self) -> int:
         """The time in the body, in microseconds since the Unix epoch."""
         if self._stopped or self.loop is None:
-            raise ExecutionSuspended
+            self._refuse()
+            return self._started_at
         return self.loop.now
 
     def draw(self) -> tuple[str, str]:
         """The execution's seed, and a text that no other draw of the body has."""
         return self.seed, self.new_path(DRAW)
 
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> FlowTask:
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Starts a call that the body will look at later; the flow does not end before it."""
         if self._stopped or self.loop is None:
             coroutine.close()
-            raise ExecutionSuspended
+            self._refuse()
+            # As good as a task that is never done, which nobody runs any more.
+            return cast("asyncio.Task[Any]", asyncio.get_running_loop().create_future())
         task = self.loop.create_task(coroutine)
         self.submitted.append(task)
         return task

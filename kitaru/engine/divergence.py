@@ -59,7 +59,7 @@ class Mismatch(Struct, frozen=True):
     path: str
     """Of the recorded call that does not fit."""
     kind: str
-    """``arguments``, ``kind``, ``value`` of the call under that path, ``passed_over``, ``ended``."""
+    """``arguments``, ``kind`` or ``value`` of the call of that path, ``passed_over``, ``ended``."""
     asked: Asked | None = None
     """What the body asks for instead."""
     ended: str = ""
