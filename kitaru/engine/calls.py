@@ -25,7 +25,7 @@ from kitaru.engine.failures import attach, describe, revive
 from kitaru.engine.schema import converted
 from kitaru.engine.transactions import AttemptTransaction, Found
 from kitaru.engine.values import Blobs, kept_arguments, stored
-from kitaru.errors import KitaruError, KitaruUsageError
+from kitaru.errors import KitaruError
 
 
 class UnreadableValueError(KitaruError):
@@ -298,17 +298,6 @@ def _of_person(value: Any, definition: CheckpointDefinition) -> Any:
     """A result that came as plain JSON, as the function would have returned it."""
     hint = definition.result_hint
     return value if hint is Any else converted(value, hint, "result")
-
-
-def checked_id(given: object, what: str) -> str:
-    """A name that a person gave, when it can be one. Raises KitaruUsageError."""
-    if not isinstance(given, str) or not given.strip():
-        raise KitaruUsageError(f"{what} must be a text that is not empty, not {given!r}.")
-    if not given.isprintable():
-        raise KitaruUsageError(f"{what} must not hold control characters: {given!r}.")
-    if len(given) > 500:
-        raise KitaruUsageError(f"{what} must not be longer than 500 characters.")
-    return given
 
 
 _sites: dict[str, str] = {}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kitaru.domain.execution.retry import Retry
-from kitaru.engine.calls import Call, call_site, checked_id, delivery_of
+from kitaru.domain.ids import checked_id
+from kitaru.engine.calls import Call, call_site, delivery_of
 from kitaru.engine.codec import Codec, digest
 from kitaru.engine.definitions import CheckpointDefinition
 from kitaru.errors import KitaruSerializationError, KitaruUsageError
