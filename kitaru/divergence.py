@@ -32,6 +32,8 @@ class DivergenceStory(StrEnum):
     """The recorded call is made with other arguments."""
     CHANGED_KIND = "changed_kind"
     """What was a checkpoint, a wait or a sleep is another of these now."""
+    UNREADABLE_VALUE = "unreadable_value"
+    """What is recorded as a result or an answer does not fit the code's types any more."""
     NOT_ASKED_FOR = "not_asked_for"
     """The recorded call is not made where it was; what became of it cannot be told."""
 

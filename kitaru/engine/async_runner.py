@@ -10,9 +10,9 @@ import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from journal import (
     Appended,
@@ -46,7 +46,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.engine.arguments_policy import changed_and_kept, may_be_given, misfit_of
 from kitaru.engine.cache import ResultCache
-from kitaru.engine.calls import Call, Delivery, Hit, delivery_of
+from kitaru.engine.calls import Call, Delivery, Hit, UnreadableValueError, delivery_of
 from kitaru.engine.code_reading import chain_at, read_code, suspended_frames
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
@@ -57,6 +57,7 @@ from kitaru.engine.divergence import (
     divergence_event,
     never_asked_for,
     not_asked_for,
+    unreadable,
 )
 from kitaru.engine.executions import Foreign, Outgoing, ignore
 from kitaru.engine.failures import describe
@@ -353,19 +354,25 @@ class AsyncRunner:
         blob = self.blobs.pop(outcome.version, None)
         if isinstance(waiting, Wait):
             assert isinstance(event, WaitOutcome)
-            self._deliver_answer(waiting, event, blob)
+            self._deliver_answer(waiting, outcome, blob)
             return
         assert isinstance(event, CheckpointCompleted | CheckpointFailed)
-        _settle(waiting.future, waiting.delivery or self._delivery(event, waiting, blob))
+        delivery = waiting.delivery or self._delivery(event, waiting, blob)
+        if delivery is not None:
+            _settle(waiting.future, delivery)
 
-    def _deliver_answer(self, wait: Wait, event: WaitOutcome, blob: bytes | None) -> None:
+    def _deliver_answer(self, wait: Wait, outcome: Outcome, blob: bytes | None) -> None:
+        assert isinstance(outcome.event, WaitOutcome)
         try:
-            delivery = wait.delivery(event, blob, self.host.codec)
-        except KitaruWaitValidationError as problem:
-            self._reject(wait, str(problem))
+            delivery = wait.delivery(outcome.event, blob, self.host.codec)
+        except KitaruError as problem:
+            is_refused = isinstance(problem, KitaruWaitValidationError)
+            schema = wait.terms.json_schema
+            if is_refused and not self.history.answers_another(outcome, schema, self.requested):
+                self._reject(wait, str(problem))
+            else:
+                self.divergence = self.divergence or unreadable(wait.asked, str(problem))
             return
-        except KitaruError as error:
-            delivery = Delivery(error=error)
         self.waits.pop(wait.path, None)
         if wait.expiry is not None:
             wait.expiry.cancel()
@@ -395,11 +402,13 @@ class AsyncRunner:
 
     def _delivery(
         self, event: CheckpointCompleted | CheckpointFailed, call: Call, blob: bytes | None
-    ) -> Delivery:
+    ) -> Delivery | None:
+        """What the body is given; None when it cannot be given what is recorded."""
         try:
-            return delivery_of(event, call.definition, self.host.codec, blob, self.main_module)
-        except KitaruError as error:
-            return Delivery(error=error)
+            return delivery_of(event, call, self.host.codec, blob, self.main_module)
+        except UnreadableValueError as error:
+            self.divergence = self.divergence or error.mismatch
+            return None
 
     def _needs_blob(self, outcome: Outcome) -> bool:
         event = outcome.event
@@ -471,18 +480,21 @@ class AsyncRunner:
     def time(self) -> int:
         """The time in the body, in microseconds since the Unix epoch."""
         if self._stopped or self.loop is None:
-            raise ExecutionSuspended
+            self._refuse()
+            return self._started_at
         return self.loop.now
 
     def draw(self) -> tuple[str, str]:
         """The execution's seed, and a text that no other draw of the body has."""
         return self.seed, self.new_path(DRAW)
 
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> FlowTask:
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Starts a call that the body will look at later; the flow does not end before it."""
         if self._stopped or self.loop is None:
             coroutine.close()
-            raise ExecutionSuspended
+            self._refuse()
+            # As good as a task that is never done, which nobody runs any more.
+            return cast("asyncio.Task[Any]", asyncio.get_running_loop().create_future())
         task = self.loop.create_task(coroutine)
         self.submitted.append(task)
         return task
@@ -498,9 +510,11 @@ class AsyncRunner:
         self._check_unused(call.path)
         call.encode(self.host.codec)
         self._request(call)
-        outcome = self._given_at_once(call)
-        if outcome is not None:
-            return self._take_at_once(outcome, call)
+        delivery = self._given_at_once(call)
+        if delivery is not None:
+            if delivery.error is not None:
+                raise _raisable(delivery.error)
+            return delivery.value
         call.future = future = self.loop.create_future()
         call.context = contextvars.copy_context()
         try:
@@ -532,8 +546,8 @@ class AsyncRunner:
         else:
             self.unstarted.append(call)
 
-    def _given_at_once(self, call: Call) -> Outcome | None:
-        """The recorded outcome of a call that need not be waited for in a replay.
+    def _given_at_once(self, call: Call) -> Delivery | None:
+        """What the body is given of a call that need not be waited for in a replay.
 
         Only when waiting would come to the same: nothing else of the body is ready to run, nobody
         has cancelled this task, and this very outcome is the next thing that the body is given.
@@ -550,12 +564,15 @@ class AsyncRunner:
             outcome = None if cancel_pending else history.order[0]
         else:
             return None
-        return None if outcome is None or outcome.blob is not None else outcome
+        return None if outcome is None or outcome.blob is not None else self._taken(outcome, call)
 
-    def _take_at_once(self, outcome: Outcome, call: Call) -> Any:
+    def _taken(self, outcome: Outcome, call: Call) -> Delivery | None:
         assert self.loop is not None
         event = outcome.event
         assert isinstance(event, CheckpointCompleted | CheckpointFailed)
+        delivery = self._delivery(event, call, None)
+        if delivery is None:
+            return None
         if self.kept_ready:
             self.kept_ready.popleft()
         else:
@@ -563,10 +580,7 @@ class AsyncRunner:
             self.history.log.pop(call.path, None)
         self.requested[call.path] = None
         self.loop.advance_clock(outcome.recorded_at)
-        delivery = self._delivery(event, call, None)
-        if delivery.error is not None:
-            raise _raisable(delivery.error)
-        return delivery.value
+        return delivery
 
     def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
         event = changed_and_kept(self.exec_id, recorded, call, self.history)
@@ -933,6 +947,9 @@ class AsyncRunner:
                 found = await self.host.in_transaction(settling)
             if found is not None:
                 event, blobs = self._adopted(call, found)
+        except UnreadableValueError as error:
+            self.divergence = self.divergence or error.mismatch
+            return None
         except (CommitRefused, TransactionOver, KitaruError, sqlite3.Error) as error:
             return failure_of(error)
         if not self._is_waited_for(call) or self.divergence is not None:
@@ -1047,10 +1064,11 @@ class AsyncRunner:
             self.execution.put(Outgoing(event, blobs))
             self._flush()
 
-    def log_entry(self) -> tuple[str, bool]:
-        """The identity of the next `log()` of the body, and whether it is recorded already."""
+    def log(self, metadata: Raw) -> None:
+        """Records what the body logs, unless it is recorded already."""
         entry = self.new_path("log")
-        return entry, entry in self.history.logged
+        if not self.history.is_logged(entry, bytes(metadata)):
+            self.note(MetadataLogged(metadata=metadata, entry=entry))
 
     def _report_unhandled(self, context: dict[str, Any]) -> None:
         error = context.get("exception")

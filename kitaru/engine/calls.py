@@ -20,12 +20,20 @@ from kitaru.domain.values import StoredValue
 from kitaru.engine.arguments import Named
 from kitaru.engine.codec import Codec, digest
 from kitaru.engine.definitions import CheckpointDefinition
-from kitaru.engine.divergence import Asked
+from kitaru.engine.divergence import Asked, Mismatch, unreadable
 from kitaru.engine.failures import attach, describe, revive
 from kitaru.engine.schema import converted
 from kitaru.engine.transactions import AttemptTransaction, Found
 from kitaru.engine.values import Blobs, kept_arguments, stored
-from kitaru.errors import KitaruError, KitaruUsageError
+from kitaru.errors import KitaruError
+
+
+class UnreadableValueError(KitaruError):
+    """A recorded result that the code of today cannot be given. It never reaches a body."""
+
+    def __init__(self, mismatch: Mismatch) -> None:
+        super().__init__(mismatch.problem)
+        self.mismatch = mismatch
 
 
 class Delivery(Struct, frozen=True):
@@ -176,7 +184,7 @@ class Call:
         """
         source = hit.event
         try:
-            self.delivery = delivery_of(source, self.definition, codec, blob, None)
+            self.delivery = delivery_of(source, self, codec, blob, None)
         except KitaruError:
             return None
         arguments, blobs = kept_arguments(self.encoded, self.definition.record_inputs)
@@ -198,12 +206,9 @@ class Call:
     def adopted(self, found: Found, codec: Codec) -> tuple[CheckpointCompleted, Blobs]:
         """That an earlier attempt has committed its outcome in the body's own database.
 
-        Sets what the body is given, as a replay would.
+        Sets what the body is given, as a replay would. Raises UnreadableValueError.
         """
-        try:
-            self.delivery = Delivery(codec.decode(found.result, self.definition.types))
-        except KitaruError as error:
-            self.delivery = Delivery(error=error)
+        self.delivery = Delivery(_decoded(found.result, self, codec))
         result, blobs = stored(found.result)
         arguments: StoredValue | None = None
         argument_blobs: Blobs = ()
@@ -265,34 +270,34 @@ class Call:
 
 def delivery_of(
     event: CheckpointCompleted | CheckpointFailed,
-    definition: CheckpointDefinition,
+    call: Call,
     codec: Codec,
     blob: bytes | None,
     main_module: str | None,
 ) -> Delivery:
-    """What a recorded outcome gives to the body."""
+    """What a recorded outcome gives to the body.
+
+    Raises UnreadableValueError for a result that the call's checkpoint cannot have returned.
+    """
     if isinstance(event, CheckpointFailed):
         return Delivery(error=revive(event.error, codec, main_module=main_module))
-    data = event.result.json if blob is None else blob
-    value = codec.decode(data, definition.types)
-    return Delivery(_of_person(value, definition) if event.resolved else value)
+    data: Any = event.result.json if blob is None else blob
+    return Delivery(_decoded(data, call, codec, of_person=event.resolved))
+
+
+def _decoded(data: Any, call: Call, codec: Codec, *, of_person: bool = False) -> Any:
+    definition = call.definition
+    try:
+        value = codec.decode(data, definition.types, known_only=True)
+        return _of_person(value, definition) if of_person else value
+    except KitaruError as error:
+        raise UnreadableValueError(unreadable(call.asked, str(error))) from error
 
 
 def _of_person(value: Any, definition: CheckpointDefinition) -> Any:
     """A result that came as plain JSON, as the function would have returned it."""
     hint = definition.result_hint
     return value if hint is Any else converted(value, hint, "result")
-
-
-def checked_id(given: object, what: str) -> str:
-    """A name that a person gave, when it can be one. Raises KitaruUsageError."""
-    if not isinstance(given, str) or not given.strip():
-        raise KitaruUsageError(f"{what} must be a text that is not empty, not {given!r}.")
-    if not given.isprintable():
-        raise KitaruUsageError(f"{what} must not hold control characters: {given!r}.")
-    if len(given) > 500:
-        raise KitaruUsageError(f"{what} must not be longer than 500 characters.")
-    return given
 
 
 _sites: dict[str, str] = {}

@@ -59,11 +59,13 @@ class Mismatch(Struct, frozen=True):
     path: str
     """Of the recorded call that does not fit."""
     kind: str
-    """``arguments`` or ``kind`` of the call under that path, ``passed_over``, or ``ended``."""
+    """``arguments``, ``kind`` or ``value`` of the call of that path, ``passed_over``, ``ended``."""
     asked: Asked | None = None
     """What the body asks for instead."""
     ended: str = ""
     """How the body ended."""
+    problem: str = ""
+    """Why what is recorded cannot be given to it."""
 
 
 class Seen(Struct, frozen=True):
@@ -84,6 +86,11 @@ def changed_arguments(outcome: Outcome, asked: Asked) -> Mismatch:
 def changed_kind(outcome: Outcome, asked: Asked) -> Mismatch:
     """A call of another kind under the same path."""
     return Mismatch(outcome.event.path, "kind", asked)
+
+
+def unreadable(asked: Asked, problem: str) -> Mismatch:
+    """The same call, whose recorded value the code cannot be given any more."""
+    return Mismatch(asked.path, "value", asked, problem=problem)
 
 
 def not_asked_for(path: str, asked: Sequence[Asked]) -> Mismatch:
@@ -129,6 +136,7 @@ def explained(
         recorded=recorded,
         asked=asked,
         ended=mismatch.ended,
+        problem=mismatch.problem,
         known=tuple(known),
         requested=frozenset(seen.requested),
         waiting=tuple(waiting),

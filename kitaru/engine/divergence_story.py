@@ -39,6 +39,13 @@ CAUSES = (
     (r"\bset\(|\bhash\(|\bid\(", "the order of a set decides here: sort it first"),
 )
 SET_ORDER = "a set gives its items in another order in every process: sort them first"
+CHANGED_CLASS = (
+    (
+        "a class that was renamed keeps its name in the journal with `register_type(..., "
+        "name=...)`; one that no annotation names any more is known again once it is registered"
+    ),
+    "a new field of a class needs a default",
+)
 KEEP_ID = "`id=` gives a call a path of its own, which stays the same when the call is moved"
 
 
@@ -57,6 +64,8 @@ class Parting(Struct, frozen=True):
     recorded: KnownCall
     asked: DivergedCall | None
     ended: str
+    problem: str
+    """Why the code cannot be given what is recorded."""
     known: tuple[KnownCall, ...]
     requested: frozenset[str]
     waiting: tuple[DivergedCall, ...]
@@ -82,6 +91,8 @@ def tell(parting: Parting) -> Told:
             return _other_arguments(parting)
         case "kind":
             return _other_kind(parting)
+        case "value":
+            return _unreadable(parting)
         case "ended":
             return _ended_early(parting)
         case _:
@@ -161,6 +172,20 @@ def _other_kind(parting: Parting) -> Told:
         DivergenceStory.CHANGED_KIND,
         f"`{recorded.path}` is recorded as {_kind(recorded)}, and is {_kind(asked)} now"
         f"{_at(asked)}",
+    )
+
+
+def _unreadable(parting: Parting) -> Told:
+    """The very call, and a class that has changed since its outcome was recorded."""
+    asked = _asked(parting)
+    what = f"the answer to the wait `{asked.name}`"
+    hints: tuple[str, ...] = ("its schema= must go on to take the answers that were given",)
+    if asked.kind == "checkpoint":
+        what, hints = f"what `{asked.name}` has returned", CHANGED_CLASS
+    return Told(
+        DivergenceStory.UNREADABLE_VALUE,
+        f"{what} cannot be read by the code{_at(asked)} any more: {parting.problem.rstrip('.')}",
+        hints,
     )
 
 

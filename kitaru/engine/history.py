@@ -4,7 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Container, Iterable
 
-from msgspec import Struct, structs
+from msgspec import Raw, Struct, structs
 
 from kitaru.domain.execution.events import (
     ArgumentsChanged,
@@ -120,8 +120,10 @@ class History:
         """The calls that somebody has to review, by path."""
         self.timers: dict[str, int] = {}
         """When the timers that were written down are due."""
-        self.logged: dict[str, None] = {}
-        """The flow-scope `log()` calls that are recorded already."""
+        self.logged: dict[str, bytes] = {}
+        """What the body's `log()` calls of the current flow attempt are recorded to have said."""
+        self.logged_before: dict[str, bytes] = {}
+        """The same of earlier flow attempts."""
         self.changed: set[str] = set()
         """The calls that are recorded to have been made with other arguments."""
         self.cancelled_at: int | None = None
@@ -175,8 +177,8 @@ class History:
                 for path in paths:
                     self.taken.setdefault(path, version)
                     self.owed[path] = None
-            case MetadataLogged(entry=entry) if entry:
-                self.logged[entry] = None
+            case MetadataLogged(entry=entry, metadata=metadata) if entry:
+                self.logged[entry] = bytes(metadata)
             case WaitRequested(path=path, name=name):
                 self.asked[path] = event
                 given = early_answer(self.early, path, name)
@@ -211,6 +213,28 @@ class History:
                 self.cancel_reason = ""
             case _:
                 pass
+
+    def answers_another(self, answer: Outcome, schema: Raw, requested: Container[str]) -> bool:
+        """Whether an answer that does not do was given to other code than today's.
+
+        What was asked had another schema then; or a body was given the answer, and went on to what
+        this pass has not come to: an answer that does not do is refused before that.
+        """
+        path = answer.event.path
+        if self.kept.get(path) is answer:
+            return False
+        asked = self.asked.get(path)
+        if asked is not None and bytes(asked.schema) != bytes(schema):
+            return True
+        after = [each.event.path for each in self.order if each.version > answer.version]
+        return any(path not in requested for path in (*after, *self.waits, *self.timers))
+
+    def is_logged(self, entry: str, metadata: bytes) -> bool:
+        """Whether a `log()` of the body's is recorded: a later flow attempt's, with what it says.
+
+        Within one flow attempt it counts once, whatever a replay says.
+        """
+        return entry in self.logged or self.logged_before.get(entry) == metadata
 
     def take(self, path: str) -> None:
         """The body is given a kept outcome; an offer's taking is told with the next events."""
@@ -280,6 +304,8 @@ class History:
         # What failed, in a fork's source too, is tried again.
         self.kept = _successes(self.kept) | _successes(self.log)
         self.owed.clear()
+        self.logged_before |= self.logged
+        self.logged.clear()
         self.log.clear()
         self.order.clear()
         self.waits.clear()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from msgspec import Raw
 from msgspec.structs import replace
 
 from journal import (
@@ -43,7 +44,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.engine.arguments_policy import changed_and_kept, may_be_given, misfit_of
 from kitaru.engine.cache import ResultCache
-from kitaru.engine.calls import Call, Delivery, delivery_of
+from kitaru.engine.calls import Call, Delivery, UnreadableValueError, delivery_of
 from kitaru.engine.code_reading import body_frames, read_code
 from kitaru.engine.context import CheckpointScope, ExecutionSuspended, FlowScope, scope
 from kitaru.engine.divergence import (
@@ -54,6 +55,7 @@ from kitaru.engine.divergence import (
     divergence_event,
     never_asked_for,
     not_asked_for,
+    unreadable,
 )
 from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
@@ -626,7 +628,14 @@ class SyncRunner:
         blob = self._blob_of(outcome)
         try:
             delivery = wait.delivery(outcome.event, blob, self.host.codec)
-        except KitaruWaitValidationError as problem:
+        except KitaruError as problem:
+            is_refused = isinstance(problem, KitaruWaitValidationError)
+            with self.changed:
+                is_of_another = self.history.answers_another(
+                    outcome, wait.terms.json_schema, self.requested
+                )
+            if is_of_another or not is_refused:
+                raise self._diverge(unreadable(wait.asked, str(problem))) from problem
             if wait.path not in self.history.log and self.history.refuse(wait.path):
                 return None
             rejected = InputRejected(path=wait.path, name=wait.terms.name, problem=str(problem))
@@ -999,7 +1008,10 @@ class SyncRunner:
             if misfit is not None:
                 raise self._diverge(misfit)
             self._note_changed_arguments(known, call)
-        event, blobs = call.adopted(found, self.host.codec)
+        try:
+            event, blobs = call.adopted(found, self.host.codec)
+        except UnreadableValueError as error:
+            raise self._diverge(error.mismatch) from error
         return self._append_outcome(event, blobs, recorded, pass_number)
 
     # what may run only once
@@ -1180,6 +1192,8 @@ class SyncRunner:
                 self._deliver_cancel_before(None)
         if future.outcome is None:
             assert future.failure is not None
+            if isinstance(future.failure, UnreadableValueError):
+                raise self._diverge(future.failure.mismatch)
             raise future.failure
         return self._take(future.outcome, future.call)
 
@@ -1223,7 +1237,10 @@ class SyncRunner:
     def _take(self, outcome: Outcome, call: Call) -> Any:
         self._deliver_cancel_before(outcome.version)
         self._check_passed_over(outcome.version, call)
-        delivery = self._outcome_delivery(outcome, call)
+        try:
+            delivery = self._outcome_delivery(outcome, call)
+        except UnreadableValueError as error:
+            raise self._diverge(error.mismatch) from error
         self._advance_clock(outcome)
         if delivery.error is not None:
             raise delivery.error
@@ -1244,7 +1261,7 @@ class SyncRunner:
         event = outcome.event
         assert isinstance(event, CheckpointCompleted | CheckpointFailed)
         blob = self._blob_of(outcome)
-        return delivery_of(event, call.definition, self.host.codec, blob, self.main_module)
+        return delivery_of(event, call, self.host.codec, blob, self.main_module)
 
     def _blob_of(self, outcome: Outcome) -> bytes | None:
         if outcome.blob is None:
@@ -1301,10 +1318,11 @@ class SyncRunner:
             with contextlib.suppress(ExecutionSuspended):
                 self._flush()
 
-    def log_entry(self) -> tuple[str, bool]:
-        """The identity of the next `log()` of the body, and whether it is recorded already."""
+    def log(self, metadata: Raw) -> None:
+        """Records what the body logs, unless it is recorded already."""
         entry = self.new_path("log", None)
-        return entry, entry in self.history.logged
+        if not self.history.is_logged(entry, bytes(metadata)):
+            self.note(MetadataLogged(metadata=metadata, entry=entry))
 
     def notice(self) -> None:
         """Reads what clients have appended, so that a blocked body hears of it."""

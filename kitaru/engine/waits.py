@@ -7,8 +7,9 @@ from typing import Any
 from msgspec import Raw
 
 from kitaru.domain.execution.events import InputGiven, WaitAborted, WaitExpired, WaitRequested
+from kitaru.domain.ids import checked_id
 from kitaru.domain.values import NO_JSON
-from kitaru.engine.calls import Delivery, checked_id
+from kitaru.engine.calls import Delivery
 from kitaru.engine.codec import Codec, TypeScope
 from kitaru.engine.divergence import Asked
 from kitaru.engine.schema import converted, schema_of

@@ -470,7 +470,7 @@ class Worker:
         data: Any = stored.json
         if stored.blob is not None:
             data = await self.journal.get_blob(stored.blob)
-        arguments: dict[str, Any] = self.codec.decode(data, definition.types)
+        arguments: dict[str, Any] = self.codec.decode(data, definition.types, known_only=True)
         return arguments
 
     async def _release(self, lease: Lease) -> None:

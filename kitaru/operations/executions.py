@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -50,8 +51,8 @@ from kitaru.domain.execution.events import (
     SourceReference,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
-from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.differences import difference_lines
@@ -297,9 +298,10 @@ async def _head(runtime: Runtime, exec_id: str) -> Head:
 async def ending_of(runtime: Runtime, exec_id: str, timeout: float | None) -> ExecutionEvent:
     """Waits for the event that ends the execution, or stops it until somebody acts.
 
-    Raises KitaruTimeoutError after `timeout` seconds; the execution goes on.
+    Raises KitaruTimeoutError after `timeout` seconds; the execution goes on. Raises
+    KitaruUsageError for a timeout that is no number of seconds.
     """
-    if timeout is None:
+    if timeout is None or _seconds(timeout) == math.inf:
         return await _ending(runtime, exec_id)
     began = time.monotonic()
     try:
@@ -312,6 +314,16 @@ async def ending_of(runtime: Runtime, exec_id: str, timeout: float | None) -> Ex
             elapsed_seconds=time.monotonic() - began,
             last_status=await status_of(runtime, exec_id),
         ) from None
+
+
+def _seconds(timeout: object) -> float:
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not is_number or not cast("float", timeout) >= 0:
+        raise KitaruUsageError(
+            f"wait(timeout={timeout!r}): a number of seconds from 0 on is needed, or None to "
+            "wait for as long as it takes."
+        )
+    return cast("float", timeout)
 
 
 async def _ending(runtime: Runtime, exec_id: str) -> ExecutionEvent:

@@ -20,9 +20,9 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.execution.state import ABSENT
+from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.arguments import Named
-from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.codec.scope import function_hints
 from kitaru.engine.definitions import FlowDefinition
@@ -110,6 +110,8 @@ class Plan(Struct, frozen=True):
 def checked_request(request: ForkRequest) -> ForkRequest:
     """The request, when it makes sense whatever its source is. Raises KitaruUsageError."""
     checked_id(request.source, "An execution id")
+    if request.idempotency_key is not None:
+        checked_id(request.idempotency_key, "An idempotency key")
     if not isinstance(request.anchor, str) or not request.anchor:
         raise KitaruUsageError(
             f"from_={request.anchor!r}: the path, the id or the name of a call is needed."

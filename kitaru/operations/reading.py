@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +13,7 @@ from msgspec import Struct
 from journal import CorruptJournal, Head, HeadQuery, JournalError, RecordedEvent, open_reader
 from kitaru import settings
 from kitaru.domain.execution.state import ExecutionState
+from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.upcasts import DamagedEvent, UnknownEvent
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
@@ -113,7 +113,8 @@ def journal_place() -> JournalPlace:
             f"The journal is {config.journal} ({config.origins['journal'].where}): it lives in the "
             "process that runs the flow, and nobody else can look at it."
         )
-    file = os.fsdecode(unquote_to_bytes(config.journal.removeprefix("sqlite:///")))
+    # As it is: nothing in such a URL is escaped.
+    file = config.journal.removeprefix("sqlite:///")
     return JournalPlace(config.journal, file, config.origins["journal"].where)
 
 
@@ -143,11 +144,11 @@ def find(reader: "SqliteReader", exec_id: str) -> Head:
     Raises KitaruStateError when there is none, KitaruUsageError when there are several or the
     beginning is too short.
     """
-    wanted = exec_id.strip()
+    wanted = checked_id(exec_id, "An execution id").strip()
     query = HeadQuery(
         category=CATEGORY, stream_prefix=f"{CATEGORY}-{wanted}", limit=MOST_CANDIDATES + 1
     )
-    heads = reader.heads(query) if wanted else []
+    heads = reader.heads(query)
     exact = [head for head in heads if head.stream == query.stream_prefix]
     if exact:
         return exact[0]

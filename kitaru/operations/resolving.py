@@ -8,8 +8,8 @@ from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.commands import Command, Resolve
 from kitaru.domain.execution.events import ExecutionEvent, ReviewRequested
 from kitaru.domain.execution.state import ABSENT
+from kitaru.domain.ids import checked_id
 from kitaru.domain.values import ErrorData
-from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import fold
 from kitaru.engine.schema import plain_json, problem_with

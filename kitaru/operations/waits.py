@@ -18,8 +18,8 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.execution.state import ABSENT, early_answer
+from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
-from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import fold
 from kitaru.engine.schema import plain_json, problem_with

@@ -5,8 +5,8 @@ from typing import Any
 
 from kitaru.bootstrap import blocking, current_runtime
 from kitaru.domain.execution.events import ArtifactSaved, CheckpointCompleted, EventOffered
+from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
-from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import Codec, TypeScope
 from kitaru.engine.context import CheckpointScope, scope
 from kitaru.engine.executions import stream_of
@@ -14,6 +14,7 @@ from kitaru.engine.upcasts import decode_event, offered_event
 from kitaru.engine.values import stored
 from kitaru.errors import KitaruContextError, KitaruRuntimeError, KitaruUsageError
 from kitaru.operations.executions import find_id
+from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 
 TYPES = ("prompt", "response", "context", "input", "output", "blob")
@@ -59,7 +60,8 @@ def load(exec_id: str, name: str) -> Any:
     KitaruRuntimeError when it has no such value, or several; the message lists what there is.
     """
     refuse_on_event_loop("kitaru.load()", "call it inside a sync checkpoint")
-    return blocking(current_runtime(), lambda: _load(exec_id, name))
+    with backend_errors():
+        return blocking(current_runtime(), lambda: _load(exec_id, name))
 
 
 async def _load(exec_id: str, name: str) -> Any:

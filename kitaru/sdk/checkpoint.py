@@ -12,9 +12,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kitaru.domain.execution.retry import Retry, retry_policy
+from kitaru.domain.ids import checked_id
 from kitaru.engine.arguments_policy import OnChangedArguments, checked_policy
 from kitaru.engine.async_runner import AsyncRunner
-from kitaru.engine.calls import Call, call_site, checked_id
+from kitaru.engine.calls import Call, call_site
 from kitaru.engine.context import flow_scope, scope
 from kitaru.engine.definitions import CheckpointDefinition
 from kitaru.engine.sync_runner import CallFuture, FutureLike, SyncRunner

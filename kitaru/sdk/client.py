@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from journal import HeadQuery, JournalError
+from journal import HeadQuery
 from kitaru.bootstrap import Runtime, current_runtime
 from kitaru.domain.execution.retry import checked_retries
 from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import CATEGORY, exec_id_of, stream_of
 from kitaru.errors import (
-    KitaruBackendError,
     KitaruStateError,
     KitaruUsageError,
 )
@@ -18,6 +17,7 @@ from kitaru.operations import executions as operations
 from kitaru.operations import forks, histories, resolving, waits
 from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
+from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, on_loop
 from kitaru.status import ExecutionStatus
@@ -76,7 +76,8 @@ class AsyncExecutions:
         """A handle on an execution. It needs no import of the flow: classes that only the flow
         knows come as `RecordedObject`."""
         runtime = current_runtime()
-        full_id = await on_loop(runtime, lambda: _find(runtime, exec_id))
+        with backend_errors():
+            full_id = await on_loop(runtime, lambda: _find(runtime, exec_id))
         return AsyncFlowHandle(runtime, full_id, TypeScope.of())
 
     async def cancel(self, exec_id: str, reason: str = "") -> Execution:
@@ -348,10 +349,8 @@ class Executions:
 
 async def _on_runtime(make: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
     runtime = current_runtime()
-    try:
+    with backend_errors():
         return await on_loop(runtime, lambda: make(runtime))
-    except JournalError as error:
-        raise KitaruBackendError(str(error)) from error
 
 
 def _block(what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:

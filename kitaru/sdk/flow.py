@@ -22,6 +22,7 @@ from kitaru.errors import (
     KitaruUsageError,
 )
 from kitaru.operations import executions, forks
+from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, Started
 
@@ -212,7 +213,7 @@ class Flow(_Source, Generic[P, R]):
             exec_id, from_, overrides, options, flow_inputs
         )
         runtime = current_runtime()
-        blocking(runtime, lambda: forks.fork(runtime, new_id, request, target))
+        blocking(runtime, lambda: _fork(runtime, new_id, request, target))
         return FlowHandle(runtime, new_id, self.definition.types)
 
     def with_options(
@@ -277,7 +278,7 @@ class AsyncFlow(_Source, Generic[P, R]):
             exec_id, from_, overrides, options, flow_inputs
         )
         runtime = current_runtime()
-        started = _soon(runtime, forks.fork(runtime, new_id, request, target))
+        started = _soon(runtime, _fork(runtime, new_id, request, target))
         return AsyncFlowHandle(runtime, new_id, self.definition.types, started)
 
     def with_options(
@@ -349,6 +350,13 @@ def flow(
     options = RunOptions(stack=stack, image=image, cache=cache, retries=retries)
     options.check(getattr(function, "__name__", "flow"))
     return FlowDecorator(options) if function is None else _define(function, options)
+
+
+async def _fork(
+    runtime: Runtime, exec_id: str, request: forks.ForkRequest, target: forks.Target
+) -> None:
+    with backend_errors():
+        await forks.fork(runtime, exec_id, request, target)
 
 
 def _define(function: Callable[..., Any], options: RunOptions) -> Any:

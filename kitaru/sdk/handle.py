@@ -11,6 +11,7 @@ from kitaru.engine.executions import stream_of
 from kitaru.errors import KitaruStateError
 from kitaru.operations import executions
 from kitaru.sdk import prompt
+from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.status import ExecutionStatus
 
@@ -49,12 +50,16 @@ class _Handle(Generic[R]):
         return f"{type(self).__name__}({self._exec_id!r})"
 
     async def _wait(self, timeout: float | None) -> R:
-        event = await executions.ending_of(self._runtime, self._exec_id, timeout)
-        result: R = await executions.outcome_of(self._runtime, self._exec_id, event, self._types)
+        with backend_errors():
+            event = await executions.ending_of(self._runtime, self._exec_id, timeout)
+            result: R = await executions.outcome_of(
+                self._runtime, self._exec_id, event, self._types
+            )
         return result
 
     async def _get(self) -> R:
-        status = await executions.status_of(self._runtime, self._exec_id)
+        with backend_errors():
+            status = await executions.status_of(self._runtime, self._exec_id)
         if not (status.is_finished or status is ExecutionStatus.DIVERGED):
             raise KitaruStateError(
                 f"Execution {self._exec_id} is still {status}; wait() blocks until it is done."
@@ -70,7 +75,8 @@ class _Handle(Generic[R]):
         self._started = None
 
     def _read_status(self) -> ExecutionStatus:
-        head = self._runtime.head_blocking(stream_of(self._exec_id))
+        with backend_errors():
+            head = self._runtime.head_blocking(stream_of(self._exec_id))
         if head is None:
             # Submitted, and not durable yet.
             return ExecutionStatus.RUNNING

@@ -17,8 +17,9 @@ def log(**metadata: Any) -> None:
     """Attaches metadata: in a checkpoint to that call, in a flow's body to the execution.
 
     A repeated key merges when both values are dicts, and else takes the later value. It becomes
-    durable with the next thing that the execution records. Raises KitaruContextError outside a flow
-    and KitaruSerializationError for a value that cannot be kept.
+    durable with the next thing that the execution records. A replay of a flow's body logs nothing
+    again; where the body is tried again (``retries``), what it says then counts, too. Raises
+    KitaruContextError outside a flow and KitaruSerializationError for a value that cannot be kept.
     """
     here = scope.get()
     if here is None:
@@ -27,6 +28,4 @@ def log(**metadata: Any) -> None:
     if isinstance(here, CheckpointScope):
         here.runner.note(MetadataLogged(metadata=data, path=here.path))
         return
-    entry, recorded = here.runner.log_entry()
-    if not recorded:
-        here.runner.note(MetadataLogged(metadata=data, entry=entry))
+    here.runner.log(data)

@@ -553,11 +553,61 @@ async def hugging(key: str) -> str:
             await asyncio.sleep(0)
 
 
-async def test_a_body_that_catches_everything_does_not_hold_up_its_process() -> None:
+async def _submits() -> None:
+    await endless.submit("hugging")
+
+
+async def _maps() -> None:
+    await asyncio.gather(*endless.map(["hugging"]))
+
+
+async def _logs() -> None:
+    kitaru.log(again=True)
+    await endless("hugging")
+
+
+async def _draws() -> None:
+    await endless(str(kitaru.uuid4()) and "hugging")
+
+
+async def _reads_the_clock() -> None:
+    await asyncio.sleep(kitaru.now().year * 0)
+    await endless("hugging")
+
+
+async def _asks() -> None:
+    with contextlib.suppress(BaseException):
+        await endless("hugging")
+    await kitaru.wait(schema=str)
+
+
+CLINGING = {
+    "submits": _submits,
+    "maps": _maps,
+    "logs": _logs,
+    "draws": _draws,
+    "asks": _asks,
+    "reads the clock": _reads_the_clock,
+}
+
+
+@flow
+async def clinging(how: str) -> None:
+    while True:
+        with contextlib.suppress(BaseException):
+            await CLINGING[how]()
+
+
+@pytest.mark.parametrize(
+    ("body", "argument"), [(hugging, "key"), *((clinging, how) for how in CLINGING)]
+)
+async def test_a_body_that_catches_everything_does_not_hold_up_its_process(
+    body: Any, argument: str
+) -> None:
     """RELIABILITY: bare excepts around calls, again and again."""
     held.clear()
     async with kitaru.runtime(journal="memory://"):
-        handle = await hugging.aio.run("key")
+        handle = await body.aio.run(argument)
         await held.setdefault("hugging", asyncio.Event()).wait()
         current_runtime().worker.runners[handle.exec_id].stop()
         other = await careless.aio.run("key")

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from kitaru.engine.codec.decoding import to_value
+from kitaru.engine.codec.decoding import UnfitClassError, to_value
 from kitaru.engine.codec.encoding import to_tree
 from kitaru.engine.codec.leaves import LEAVES
 from kitaru.engine.codec.plain import is_plain
@@ -15,6 +15,8 @@ from kitaru.errors import KitaruSerializationError
 
 CODEC_VERSION = 1
 """Goes up when the same value gets other bytes than before."""
+LONGEST_REASON = 300
+"""Characters of what a class says of bytes that it cannot be made of."""
 
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
@@ -68,19 +70,26 @@ class Codec:
                 where
             ) from error
 
-    def decode(self, data: bytes | msgspec.Raw, types: TypeScope) -> Any:
+    def decode(
+        self, data: bytes | msgspec.Raw, types: TypeScope, *, known_only: bool = False
+    ) -> Any:
         """The value of ``encode``'s bytes.
 
-        An object whose class is not in ``types`` comes as a ``RecordedObject``. Raises
-        ``KitaruSerializationError`` when the bytes are not the codec's.
+        An object whose class is not in ``types`` comes as a ``RecordedObject``, or is refused where
+        ``known_only`` says so: code that was written for the class must not be given anything else.
+        Raises ``KitaruSerializationError`` then, and when the bytes are not the codec's.
         """
         data = bytes(data)
         try:
             tree = _from_json(data)
-            return to_value(tree, types) if b'"$"' in data else tree
+            return to_value(tree, types, known_only=known_only) if b'"$"' in data else tree
+        except UnfitClassError as error:
+            raise KitaruSerializationError(
+                str(error)[:LONGEST_REASON], path="value"
+            ) from error.__cause__
         except Exception as error:
             raise KitaruSerializationError(
-                f"the journal's bytes are not a value: {str(error)[:200]}", path="value"
+                f"the journal's bytes are not a value: {str(error)[:LONGEST_REASON]}", path="value"
             ) from error
 
     def roundtrip(self, value: Any, *, where: str, types: TypeScope) -> tuple[bytes, Any]:

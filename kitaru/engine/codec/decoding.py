@@ -13,12 +13,22 @@ from kitaru.engine.codec.scope import TypeScope
 CLASS_TAGS = frozenset({"object", "enum", "derived", "custom"})
 
 
-def to_value(tree: Tree, types: TypeScope) -> Any:
-    """The value of a tree, which is used up; raises anything when the tree is malformed."""
+class UnfitClassError(Exception):
+    """A recorded object's class is not known here, or is not what it was when it was recorded."""
+
+
+def to_value(tree: Tree, types: TypeScope, *, known_only: bool = False) -> Any:
+    """The value of a tree, which is used up; raises anything when the tree is malformed.
+
+    Raises UnfitClassError for an object that its class cannot be given any more, and for one of an
+    unknown class where `known_only` says so.
+    """
     root = [tree]
     # Innermost first, and without recursion: whatever could be written can be read on any stack.
     for holder, place, body in reversed(_tagged(root)):
-        holder[place] = _value(body, types)
+        value = holder[place] = _value(body, types)
+        if known_only and type(value) is RecordedObject:
+            raise UnfitClassError(_not_known(value.type_name))
     return root[0]
 
 
@@ -65,14 +75,24 @@ def _object(tag: str, name: str, parts: list[Any], types: TypeScope) -> Any:
     if known is None:
         return RecordedObject(name, _recorded_fields(tag, parts))
     if known.shape.tag != tag:
-        raise ValueError(f"{name} was recorded as another kind of class ({tag})")
-    return known.shape.together(parts)
+        raise UnfitClassError(f"{name!r} was recorded as another kind of class ({tag})")
+    try:
+        return known.shape.together(parts)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UnfitClassError(f"{name!r} cannot be made of what is recorded: {why}") from error
 
 
 def _recorded_fields(tag: str, parts: list[Any]) -> dict[str, Any]:
     if tag == "object":
         return dict(parts[0])
     return {"name" if tag == "enum" else "value": parts[0]}
+
+
+def _not_known(name: str) -> str:
+    if name in (ARRAY_TAG, SCALAR_TAG):
+        return "it holds a numpy array or scalar, and numpy is not imported here"
+    return f"its class {name!r} is not known here"
 
 
 Read = Callable[[list[Any]], Any]

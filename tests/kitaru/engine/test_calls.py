@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kitaru.domain.execution.retry import Retry
-from kitaru.engine.calls import Call, call_site, checked_id, delivery_of
+from kitaru.domain.ids import checked_id
+from kitaru.engine.calls import Call, call_site, delivery_of
 from kitaru.engine.codec import Codec, digest
 from kitaru.engine.definitions import CheckpointDefinition
 from kitaru.errors import KitaruSerializationError, KitaruUsageError
@@ -95,7 +96,7 @@ def test_what_the_body_is_given_is_a_copy_as_a_replay_would_read_it() -> None:
     assert made.delivery is not None
     assert made.delivery.value == result
     assert made.delivery.value is not result
-    replayed = delivery_of(event, made.definition, codec, None, None)
+    replayed = delivery_of(event, made, codec, None, None)
     assert (replayed.value, replayed.error) == (result, None)
 
 

@@ -189,6 +189,16 @@ def test_flow_scope_logs_are_known_by_their_entry() -> None:
         MetadataLogged(metadata=Raw(b"{}"), entry="log#2"),
     )
     assert list(known.logged) == ["log", "log#2"]
+    assert known.is_logged("log", b'{"said":"otherwise"}')
+    assert not known.is_logged("log#3", b"{}")
+
+
+def test_what_an_earlier_flow_attempt_logged_counts_only_for_the_same() -> None:
+    known = history(MetadataLogged(metadata=Raw(b'{"n":1}'), entry="log"), ATTEMPT_FAILED)
+    assert known.is_logged("log", b'{"n":1}')
+    assert not known.is_logged("log", b'{"n":2}')
+    known.add(9, 9, MetadataLogged(metadata=Raw(b'{"n":2}'), entry="log"))
+    assert known.is_logged("log", b'{"n":3}')
 
 
 EVENTS = [

@@ -77,7 +77,9 @@ def test_arbitrary_tags_are_a_value_or_a_typed_error(tree: Any) -> None:
     ids=lambda data: repr(data)[:40],
 )  # fmt: skip
 def test_malformed_bytes_are_a_typed_error(data: bytes) -> None:
-    with pytest.raises(KitaruSerializationError, match="not a value"):
+    with pytest.raises(
+        KitaruSerializationError, match=r"not a value|cannot be made of|another kind of class"
+    ):
         Codec().decode(data, SCOPE)
 
 
@@ -130,6 +132,19 @@ def test_an_unknown_class_is_never_looked_up() -> None:
     value = Codec().decode(b'{"$":["object","antigravity:Item",{"__class__":1}]}', SCOPE)
     assert value == RecordedObject("antigravity:Item", {"__class__": 1})
     assert set(sys.modules) == loaded
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b'{"$":["object","shop:Item",{}]}', "its class 'shop:Item' is not known here"),
+        (b'[{"$":["tuple",{"$":["enum","Colours","RED"]}]}]', "its class 'Colours' is not known"),
+        (b'{"$":["object","Item",{}]}', "'Item' cannot be made of what is recorded"),
+    ],
+)
+def test_code_that_was_written_for_a_class_is_given_nothing_else(data: bytes, problem: str) -> None:
+    with pytest.raises(KitaruSerializationError, match=problem):
+        Codec().decode(data, SCOPE, known_only=True)
 
 
 def test_fields_that_are_no_longer_there_do_not_change_the_object() -> None:
