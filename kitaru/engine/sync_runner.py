@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -59,7 +59,7 @@ from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
 from kitaru.engine.once import review_of
-from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
+from kitaru.engine.runner import DRAW, Host, Loaded, Rest, clock_of, seed_of
 from kitaru.engine.transactions import (
     AttemptTransaction,
     Database,
@@ -83,6 +83,8 @@ REFUSALS = 1_000
 """How many calls raise at once after the pass has ended; after that each takes its time."""
 IDLE_SECONDS = 5.0
 """How long a body that only waits for a time keeps its thread."""
+BODY = 0
+"""Stands for the thread of the flow's body."""
 
 
 class CallFuture:
@@ -177,6 +179,8 @@ class SyncRunner:
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
         self._thread = 0
+        self.bodies = 0
+        """How many checkpoints' bodies run, of an earlier pass too; guarded by `changed`."""
         self._end_told = False
         self._let_go_at = 0.0
         """When the body, where it is blocked, has waited for long enough."""
@@ -203,6 +207,8 @@ class SyncRunner:
         """The submitted calls that somebody has to review."""
         self.run_again: set[str] = set()
         """The calls of which somebody has said, in this pass, that they are to run again."""
+        self.resting: dict[int, tuple[int | None, Callable[[], bool]]] = {}
+        """The threads that wait, until when and for what; guarded by `changed`."""
         self._cancel_delivered = False
         self.pass_number = getattr(self, "pass_number", 0) + 1
 
@@ -674,7 +680,7 @@ class SyncRunner:
             if path not in self.history.timers:
                 self._put_noted(TimerStarted(path=path, due_at=due_at, site=asked.site))
                 self._flush()
-            self._block(lambda: False, due_at, IDLE_SECONDS)
+            self._block(_never, due_at, IDLE_SECONDS)
         outcomes: list[Outcome] = []
         event = TimerFired(path=path, due_at=due_at)
         self.execution.put(
@@ -723,7 +729,8 @@ class SyncRunner:
                     if idle and patient <= 0 and (left > IDLE_SECONDS or not self._let_go_at):
                         break
                     # Futures that settle wake it up; else it looks again in a while.
-                    self.changed.wait(min(left, max(patient, 0.05), 60.0))
+                    with self._rests(BODY, due_at, ready):
+                        self.changed.wait(min(left, max(patient, 0.05), 60.0))
             if pending:
                 self.execution.wait_for_flush()
                 if ready():
@@ -736,11 +743,13 @@ class SyncRunner:
 
     def _is_idle(self) -> bool:
         """Whether nothing runs for the body: all that it has submitted waits, or has ended."""
-        return all(
+        return not any(self._has_thread(future) for future in self.submitted)
+
+    def _has_thread(self, future: CallFuture) -> bool:
+        return not (
             future.settled
             or future.call.path in self.reviews
             or any(not needed.settled for needed in future.needs)
-            for future in self.submitted
         )
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
@@ -749,7 +758,8 @@ class SyncRunner:
             while not (ready() or self._stopped or self._cancel_pending):
                 if self.reviews and self._is_idle():
                     break
-                self.changed.wait()
+                with self._rests(BODY, None, ready):
+                    self.changed.wait()
             else:
                 return
         self._block(ready, None, IDLE_SECONDS)
@@ -842,12 +852,13 @@ class SyncRunner:
     def _back_off(self, until: int, pass_number: int) -> None:
         """Waits for a call's next attempt; the body's own thread hears of a cancel meanwhile."""
         if threading.get_ident() == self._thread:
-            self._block(lambda: False, until, IDLE_SECONDS)
+            self._block(_never, until, IDLE_SECONDS)
             return
         while (left := until - self.host.journal.now()) > 0:
             with self.changed:
                 self._check_pass(pass_number)
-                self.changed.wait(min(left / 1_000_000, 60.0))
+                with self._rests(threading.get_ident(), until, _never):
+                    self.changed.wait(min(left / 1_000_000, 60.0))
 
     # what writes into a database of its own
 
@@ -1073,10 +1084,16 @@ class SyncRunner:
     def _run_here(self, call: Call) -> Delivery:
         context = contextvars.copy_context() if call.context is None else call.context.copy()
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
-        body = functools.partial(call.run, self.host.codec)
-        if call.definition.asynchronous:
-            return self._run_on_loop(context, body)
-        return context.run(_run_sync, body)
+        body = self.host.body_of(self.execution, call)
+        with self.changed:
+            self.bodies += 1
+        try:
+            if call.definition.asynchronous:
+                return self._run_on_loop(context, body)
+            return context.run(_run_sync, body)
+        finally:
+            with self.changed:
+                self.bodies -= 1
 
     def _run_on_loop(self, context: contextvars.Context, body: Callable[[], Any]) -> Delivery:
         done = threading.Event()
@@ -1109,7 +1126,42 @@ class SyncRunner:
             with self.changed:
                 if self._stopped:
                     raise ExecutionSuspended
-                self.changed.wait(min(left / 1_000_000, 60.0))
+                with self._rests(BODY, instant, _never):
+                    self.changed.wait(min(left / 1_000_000, 60.0))
+
+    # what others may know of it
+
+    @contextlib.contextmanager
+    def _rests(self, whose: int, due_at: int | None, ready: Callable[[], bool]) -> Iterator[None]:
+        """The thread waits: for a time, or for something that is ready then; with the lock held."""
+        self.resting[whose] = (due_at, ready)
+        try:
+            yield
+        finally:
+            self.resting.pop(whose, None)
+
+    def rest(self) -> Rest | None:
+        """What the runner waits for; None while there is something that it does."""
+        if self.execution.gate.locked():
+            return None
+        now = self.host.journal.now()
+        with self.changed:
+            if self._stopped or self.ended or self.execution.outbox or self._cancel_pending:
+                return None
+            resting = self.resting.values()
+            if any(ready() or (due is not None and due <= now) for due, ready in resting):
+                return None
+            at_work = [future for future in self.submitted if self._has_thread(future)]
+            # Each has a thread, and so has the flow's body: all of them must rest, or run bodies.
+            if len(at_work) + 1 != len(resting) + self.bodies:
+                return None
+            due_at = min((due for due, _ in resting if due is not None), default=None)
+            return Rest(due_at, self.bodies)
+
+    def look_at_clock(self) -> None:
+        """The store's clock has jumped: what is due now goes on now."""
+        with self.changed:
+            self.changed.notify_all()
 
     # what the body is given
 
@@ -1327,6 +1379,10 @@ class FutureLike:
 
 def _ignore(outcome: Outcome) -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 def _run_sync(body: Callable[[], Any]) -> Delivery:
