@@ -42,20 +42,23 @@ class Scripted:
     def __init__(self, name: str, outcomes: Sequence[StandIn]) -> None:
         self._name = name
         self._outcomes = list(outcomes)
-        self._next = 0
+        self._given: dict[object, int] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The next outcome."""
+    def outcome_for(self, attempt: object) -> StandIn:
+        """The next outcome; for an attempt that was lost, and is made again, the same as before."""
         with self._lock:
-            number = self._next
-            if number >= len(self._outcomes):
-                raise AssertionError(
-                    f"{self._name!r} was run once more than there are scripted results: "
-                    f"{len(self._outcomes)}."
-                )
-            self._next += 1
-        return self._outcomes[number](*args, **kwargs)
+            number = self._given.setdefault(attempt, len(self._given))
+        if number >= len(self._outcomes):
+            raise AssertionError(
+                f"{self._name!r} was run once more than there are scripted results: "
+                f"{len(self._outcomes)}."
+            )
+        return self._outcomes[number]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The next outcome, for a call of its own."""
+        return self.outcome_for(object())(*args, **kwargs)
 
     def from_the_beginning(self) -> "Scripted":
         """The same outcomes, none of them used."""
@@ -127,11 +130,13 @@ class Bodies:
         by_path = self.stand_ins.get(call.path)
         return self.stand_ins.get(call.definition.name) if by_path is None else by_path
 
-    def result_of(self, call: Call, codec: Codec) -> Any:
+    def result_of(self, exec_id: str, call: Call, codec: Codec) -> Any:
         """Runs the call's function or what stands in for it; for an async one, a coroutine."""
         stand_in = self.stand_in_for(call)
         if stand_in is None:
             return call.run(codec)
+        if isinstance(stand_in, Scripted):
+            stand_in = stand_in.outcome_for((exec_id, call.path, call.attempt))
         definition = call.definition
         own = codec.own_copy(call.arguments, call.encoded, definition.types)
         args, kwargs = definition.binder.spread(own)

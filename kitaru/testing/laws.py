@@ -20,7 +20,9 @@ from kitaru.engine.upcasts import decode_event
 
 def broken_laws(recorded: Sequence[RecordedEvent], head: Head) -> list[str]:
     """The laws that an execution breaks, in words; none, if all is well."""
-    return [*_chain(recorded, head), *_status(recorded, head), *_owners(recorded), *_ends(recorded)]
+    damage = list(_chain(recorded, head))
+    # What is damaged says nothing of the rest.
+    return damage or [*_status(recorded, head), *_owners(recorded), *_ends(recorded)]
 
 
 def _chain(recorded: Sequence[RecordedEvent], head: Head) -> Iterator[str]:

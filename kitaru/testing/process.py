@@ -17,6 +17,7 @@ from journal import (
     Journal,
     JournalError,
     JournalUnavailable,
+    KeyQuery,
     Lease,
     RecordedEvent,
     Watcher,
@@ -90,6 +91,8 @@ class Process:
         self.is_dead = False
         self.hangs = False
         """Whether it takes no part in the hunt for leases any more."""
+        self.reuses_results = False
+        """Whether it finds the results of earlier executions."""
         self.followed = 0
         """How many wait for news of one stream."""
         self._news: list[tuple[str | None, Watcher]] = []
@@ -124,6 +127,16 @@ class Process:
         if self.is_dead:
             raise CommitOutcomeUnknown("the process died before it was told")
         return appended
+
+    def find_blocking(self, query: KeyQuery) -> dict[int, RecordedEvent]:
+        return self.journal.find_blocking(query) if self.reuses_results else {}
+
+    def find_soon(
+        self,
+        query: KeyQuery,
+        done: Callable[[dict[int, RecordedEvent] | None, BaseException | None], None],
+    ) -> None:
+        done(self.find_blocking(query), None)
 
     async def claim(self, query: ClaimQuery) -> list[tuple[Head, Lease]]:
         if self.is_dead or self.hangs:
@@ -244,7 +257,8 @@ class TestedWorker(Worker):
             try:
                 if self.bodies.stand_in_for(call) is never:
                     self._hang(call.path)
-                return self._note_end(run, self.bodies.result_of(call, self.codec))
+                result = self.bodies.result_of(run.exec_id, call, self.codec)
+                return self._note_end(run, result)
             except BaseException as error:
                 self.bodies.note_end(Ended(run, error=error))
                 raise
@@ -262,7 +276,8 @@ class TestedWorker(Worker):
             try:
                 if self.bodies.stand_in_for(call) is never:
                     await self._hang_async(call.path)
-                return self._note_end(run, await self.bodies.result_of(call, self.codec))
+                result = await self.bodies.result_of(run.exec_id, call, self.codec)
+                return self._note_end(run, result)
             except BaseException as error:
                 self.bodies.note_end(Ended(run, error=error))
                 raise

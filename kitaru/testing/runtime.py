@@ -54,8 +54,9 @@ class Ran(Struct, frozen=True):
 class _Core:
     """What both faces of a test's runtime share; everything on one event loop."""
 
-    def __init__(self, clock: StillClock, *, auto_advance: bool) -> None:
+    def __init__(self, clock: StillClock, *, auto_advance: bool, reuse_results: bool) -> None:
         self.clock = clock
+        self.reuse_results = reuse_results
         self.bodies = Bodies()
         self.auto_advance = auto_advance
         self.ran: list[Ran] = []
@@ -73,6 +74,7 @@ class _Core:
     async def open(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.world = await World.open(self.clock, self.bodies)
+        self.world.reuses_results = self.reuse_results
         self.running = self.world.begin_process([], notes_starts=True)
         self._stand_in()
         if self.auto_advance:
@@ -291,13 +293,23 @@ class TestRuntime(_Face):
     """A runtime in memory, for the length of a block; every flow that is started runs on it.
 
     In a ``with`` block it has an event loop on a thread of its own; in an ``async with`` block it
-    is on the caller's, and its `aio` has the methods that are awaited.
+    is on the caller's, and its `aio` has the methods that are awaited. Time begins at `start`.
+    With `auto_advance` it passes by itself while somebody waits for an execution and nothing runs.
+    Results of earlier executions are reused only with `reuse_results`: a script that has changed
+    would not be seen otherwise.
     """
 
     __test__ = False
 
-    def __init__(self, *, start: datetime = START, auto_advance: bool = True) -> None:
-        super().__init__(_Core(StillClock(start), auto_advance=auto_advance))
+    def __init__(
+        self,
+        *,
+        start: datetime = START,
+        auto_advance: bool = True,
+        reuse_results: bool = False,
+    ) -> None:
+        core = _Core(StillClock(start), auto_advance=auto_advance, reuse_results=reuse_results)
+        super().__init__(core)
         self.clock = TestClock(self)
         """The only time there is for executions."""
         self._exits = ExitStack()

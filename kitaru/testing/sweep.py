@@ -113,8 +113,8 @@ def crash_sweep(
     event is recorded, and nothing after it happens) and late (what leads to the next event, such as
     a checkpoint's body, has happened and is not recorded); then another process takes over. Then
     come runs with two crashes: all of them, or `pairs` of them, chosen with `seed`. Each run has a
-    journal in memory, a clock that stands still but for what the flow waits for, and results of
-    earlier executions are not reused unless the flow says ``cache=True``.
+    journal in memory, a clock that stands still but for what the flow waits for, and reuses no
+    results of other executions.
 
     `answers` are given to the flow's waits, by id or name; one that can be called is called for its
     value. `script` has stand-ins for checkpoints, by path or name. `setup` is called before each

@@ -59,6 +59,8 @@ class World:
         self.clock = clock
         self.bodies = bodies
         self.fate = fate
+        self.reuses_results = False
+        """Whether processes reuse results of earlier executions, as their flows say."""
         self.started = 0
         """How many processes there have been."""
         self.patience_seconds = PATIENCE_SECONDS
@@ -73,6 +75,7 @@ class World:
         """A new process that runs and takes over these flows."""
         self.started += 1
         process = Process(self.started, self.journal, self.clock, self.fate)
+        process.reuses_results = self.reuses_results
         runtime = open_runtime(process, self.bodies, notes_starts=notes_starts)
         running = Running(process, runtime)
         for reference, definition in flows:
