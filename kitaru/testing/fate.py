@@ -137,7 +137,8 @@ class Destiny:
     def pick(self, paths: Sequence[str]) -> int:
         """Which of the bodies that have ended is told next."""
         order = sorted(range(len(paths)), key=lambda index: paths[index])
-        if not self._picks:
+        if len(order) == 1 or not self._picks:
+            # A pick is for where there is a choice.
             return order[0]
         self.happened += [each for each in self._reorders if each not in self.happened]
         pick = self._picks.pop(0)

@@ -202,6 +202,8 @@ class TestedWorker(Worker):
     def _made(
         cls, process: Process, bodies: Bodies, notes_starts: bool, *args: Any, **kwargs: Any
     ) -> "TestedWorker":
+        # People read it in timelines, which are to be the same each time.
+        kwargs["owner"] = f"process {process.number}"
         worker = cls(*args, **kwargs)
         worker.process, worker.bodies, worker.notes_starts = process, bodies, notes_starts
         worker.held = []
