@@ -141,13 +141,22 @@ def set_explicit(runtime: Runtime | None) -> None:
 
 
 @contextmanager
-def standing_in(runtime: Runtime) -> Iterator[None]:
-    """Makes a runtime the process's in the place of whatever it has, for the length of a block."""
+def standing_in() -> Iterator[Callable[[Runtime], None]]:
+    """Gives what makes a runtime the process's, in the place of whatever it has.
+
+    At the end of the block the process has again what it had before.
+    """
     global _explicit
     with _lock:
-        before, _explicit = _explicit, runtime
+        before = _explicit
+
+    def stand_in(runtime: Runtime) -> None:
+        global _explicit
+        with _lock:
+            _explicit = runtime
+
     try:
-        yield
+        yield stand_in
     finally:
         with _lock:
             _explicit = before

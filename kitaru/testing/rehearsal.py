@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from journal import RecordedEvent
 from kitaru import settings, telemetry
-from kitaru.bootstrap import standing_in
+from kitaru.bootstrap import Runtime, standing_in
 from kitaru.domain.execution.events import (
     ExecutionCancelled,
     ExecutionCompleted,
@@ -136,6 +136,7 @@ class Rehearsal:
         self.clock = StillClock()
         self.world: World
         self.running: Running
+        self._stand_in: Callable[[Runtime], None]
         self._left: list[Running] = []
         """Processes that were taken over from, and still run."""
         self._jumps: list[int] = []
@@ -147,7 +148,7 @@ class Rehearsal:
         self.world = world = await World.open(self.clock, self.bodies, self.destiny)
         world.patience_seconds = self.patience_seconds
         self.destiny.jumped = self._jumps.append
-        with telemetry.muted():
+        with telemetry.muted(), standing_in() as self._stand_in:
             self._begin_process()
             try:
                 await self._start()
@@ -171,15 +172,14 @@ class Rehearsal:
             [(self.flow.reference, self.flow.definition)], notes_starts=False
         )
         self.destiny.serving = self.running.process
+        self._stand_in(self.running.runtime)
 
     async def _start(self) -> None:
         for _ in range(2 if self.destiny.arrives_twice(0) else 1):
-            runtime = self.running.runtime
-            with standing_in(runtime):
-                prepared = self._prepared()
-                # Its process may die of the start: then it is durable, and another goes on.
-                with contextlib.suppress(KitaruBackendError):
-                    await executions.start(runtime, prepared)
+            prepared = self._prepared()
+            # Its process may die of the start: then it is durable, and another goes on.
+            with contextlib.suppress(KitaruBackendError):
+                await executions.start(self.running.runtime, prepared)
 
     def _prepared(self) -> Prepared:
         flow = self.flow
@@ -203,12 +203,11 @@ class Rehearsal:
 
     async def _play(self) -> None:
         for _ in range(MOST_TURNS):
-            with standing_in(self.running.runtime):
-                await self.world.settle(
-                    self.running, self._needs_attention, lambda: self.destiny.news_lost
-                )
-                if await self._turn():
-                    return
+            await self.world.settle(
+                self.running, self._needs_attention, lambda: self.destiny.news_lost
+            )
+            if await self._turn():
+                return
         raise NothingHappens(f"the flow does not come to an end:\n{await self._text()}")
 
     def _needs_attention(self) -> bool:

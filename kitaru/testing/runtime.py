@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -65,7 +65,8 @@ class _Core:
         self.loop: asyncio.AbstractEventLoop
         self._turns = asyncio.Lock()
         self._skipping: asyncio.Task[None] | None = None
-        self._standing: AbstractContextManager[None] | None = None
+        self._standing = ExitStack()
+        self._stand_in: Callable[[Runtime], None]
 
     @property
     def runtime(self) -> Runtime:
@@ -76,7 +77,8 @@ class _Core:
         self.world = await World.open(self.clock, self.bodies)
         self.world.reuses_results = self.reuse_results
         self.running = self.world.begin_process([], notes_starts=True)
-        self._stand_in()
+        self._stand_in = self._standing.enter_context(standing_in())
+        self._stand_in(self.runtime)
         if self.auto_advance:
             self._skipping = self.loop.create_task(self._skip_for_ever())
 
@@ -84,29 +86,19 @@ class _Core:
         if self._skipping is not None:
             self._skipping.cancel()
             await asyncio.wait([self._skipping])
-        self._step_down()
+        self._standing.close()
         self.world.patience_seconds = CLOSING_SECONDS
         # A body that still runs is a thread that nobody can end; its process has died for it.
         with contextlib.suppress(NothingHappens):
             await self.world.end_process(self.running)
         await self.world.close()
 
-    def _stand_in(self) -> None:
-        self._standing = standing_in(self.runtime)
-        self._standing.__enter__()
-
-    def _step_down(self) -> None:
-        standing, self._standing = self._standing, None
-        if standing is not None:
-            standing.__exit__(None, None, None)
-
     async def crash(self) -> None:
         async with self._turns:
             served = self.running.worker.registry.served
-            self._step_down()
             await self.world.end_process(self.running)
             self.running = self.world.begin_process(served, notes_starts=True)
-            self._stand_in()
+            self._stand_in(self.runtime)
 
     # time
 

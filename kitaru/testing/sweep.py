@@ -9,7 +9,7 @@ from msgspec import Struct
 from kitaru.errors import KitaruUsageError
 from kitaru.testing.bodies import Bodies, StandIn
 from kitaru.testing.errors import FlowBroken, NothingHappens
-from kitaru.testing.fault import AnyFault, Crash, code_of
+from kitaru.testing.fault import AnyFault, Crash, TakeOver, code_of
 from kitaru.testing.rehearsal import Answers, Outcome, Rehearsal, Run, is_flow, run_apart
 from kitaru.testing.runtime import Ran
 from kitaru.testing.world import PATIENCE_SECONDS, AnyFlow
@@ -30,6 +30,8 @@ class SweepReport(Struct, frozen=True):
     """After how many of its appends the process was killed: after each but the last."""
     single_crashes: int
     """Runs with one crash: at each boundary at once, and late."""
+    take_overs: int
+    """Runs in which another process takes over while the first still runs: at each boundary."""
     double_crashes: int
     """Runs with a second crash after the first."""
     possible_double_crashes: int
@@ -45,8 +47,8 @@ class SweepReport(Struct, frozen=True):
             chosen = f" of {self.possible_double_crashes}, chosen with seed {self.seed}"
         return (
             f"{self.flow}: {self.boundaries} boundaries, {self.single_crashes} runs with one "
-            f"crash, {self.double_crashes} with two{chosen}; the same outcome each time: "
-            f"{self.outcome}"
+            f"crash, {self.double_crashes} with two{chosen}, {self.take_overs} with a take-over; "
+            f"the same outcome each time: {self.outcome}"
         )
 
 
@@ -111,8 +113,9 @@ def crash_sweep(
 
     A boundary lies between two appends to its journal. At each, the process is killed at once (the
     event is recorded, and nothing after it happens) and late (what leads to the next event, such as
-    a checkpoint's body, has happened and is not recorded); then another process takes over. Then
-    come runs with two crashes: all of them, or `pairs` of them, chosen with `seed`. Each run has a
+    a checkpoint's body, has happened and is not recorded); then another process takes over. In more
+    runs one takes over while the first still runs. Then come runs with two crashes: all of them, or
+    `pairs` of them, chosen with `seed`. Each run has a
     journal in memory, a clock that stands still but for what the flow waits for, and reuses no
     results of other executions.
 
@@ -156,12 +159,14 @@ class _Sweep:
         if only is not None:
             chosen = [only] if isinstance(only, AnyFault) else list(only)
             self._try(chosen, reference)
-            return self._report(reference, singles=0, doubles=0, possible=0, seed=seed)
+            return self._report(reference, singles=0, stolen=0, doubles=0, possible=0, seed=seed)
         possible: list[tuple[Crash, Crash]] = []
         for crash in singles:
             run = self._try([crash], reference)
             # What a second crash can come after is known from how the first one was survived.
             possible += [(crash, second) for second in _crashes(run.boundaries, crash.at)]
+        for version in boundaries:
+            self._try([TakeOver(version)], reference)
         chosen_pairs = possible
         if len(possible) > pairs:
             chosen_pairs = random.Random(seed).sample(possible, max(0, pairs))  # noqa: S311
@@ -170,6 +175,7 @@ class _Sweep:
         return self._report(
             reference,
             singles=len(singles),
+            stolen=len(boundaries),
             doubles=len(chosen_pairs),
             possible=len(possible),
             seed=seed,
@@ -187,7 +193,7 @@ class _Sweep:
     def _judge(self, run: Run, reference: Outcome | None, faults: Sequence[AnyFault]) -> None:
         problem = self.scene.judge(run, reference)
         if problem:
-            marked = next((fault.at for fault in faults if isinstance(fault, Crash)), 0)
+            marked = next((fault.at for fault in faults if isinstance(fault, Crash | TakeOver)), 0)
             timeline = run.marked_timeline(marked)
             raise FlowBroken(f"{self._told(faults, problem)}\n{timeline}")
 
@@ -201,7 +207,14 @@ class _Sweep:
         )
 
     def _report(
-        self, reference: Run, *, singles: int, doubles: int, possible: int, seed: int
+        self,
+        reference: Run,
+        *,
+        singles: int,
+        stolen: int,
+        doubles: int,
+        possible: int,
+        seed: int,
     ) -> SweepReport:
         return SweepReport(
             flow=self.scene.flow.name,
@@ -209,6 +222,7 @@ class _Sweep:
             events=len(reference.recorded),
             boundaries=len(reference.boundaries),
             single_crashes=singles,
+            take_overs=stolen,
             double_crashes=doubles,
             possible_double_crashes=possible,
             seed=seed,

@@ -38,6 +38,7 @@ def test_every_boundary_of_a_known_flow_is_tried(flow: Any) -> None:
     # started | doubled | doubled | completed
     assert (report.events, report.boundaries) == (4, 3)
     assert report.single_crashes == 2 * 3
+    assert report.take_overs == 3
     # After a crash at boundary 1 there are three boundaries left (one more event says that it was
     # taken over), then two, then one; each crash is of two kinds, and so is the second.
     assert report.possible_double_crashes == report.double_crashes == 2 * 2 * (3 + 2 + 1)
@@ -47,7 +48,7 @@ def test_every_boundary_of_a_known_flow_is_tried(flow: Any) -> None:
 def test_too_many_pairs_are_chosen_from_with_a_seed() -> None:
     report = crash_sweep(flows.two_steps, 3, pairs=5, seed=7)
     assert (report.double_crashes, report.possible_double_crashes, report.seed) == (5, 24, 7)
-    assert "5 with two of 24, chosen with seed 7" in str(report)
+    assert "5 with two of 24, chosen with seed 7, 3 with a take-over; the same" in str(report)
 
 
 def test_what_runs_at_the_same_time_is_swept_alike_each_time() -> None:

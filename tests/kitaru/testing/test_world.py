@@ -61,7 +61,8 @@ async def opened(flow: Any, bodies: Bodies) -> tuple[World, Running, str]:
     clock = StillClock()
     world = await World.open(clock, bodies)
     running = world.begin_process([(flow.reference, flow.definition)], notes_starts=False)
-    with standing_in(running.runtime):
+    with standing_in() as stand_in:
+        stand_in(running.runtime)
         handle = flow.aio.run()
         await handle
     return world, running, handle.exec_id
