@@ -34,7 +34,8 @@ from kitaru.testing.bodies import Bodies, BodyRun, Ended, never
 from kitaru.testing.clock import StillClock
 
 LEASE_SECONDS = 30.0
-_IN_THE_PAST = 1_000_000 * 86_400
+_IN_THE_PAST = 1_000_000 * 86_400 * 365 * 40
+"""Microseconds; further back than a clock is made to jump."""
 
 
 class Fate(Protocol):

@@ -129,7 +129,11 @@ class World:
         instants = [rest.due_at for rest in rests if rest is not None]
         runners = running.worker.runners
         parked = [it for it in await self.heads() if exec_id_of(it.stream) not in runners]
-        instants += [head.due_at for head in parked if _goes_on(head)]
+        instants += [
+            max(head.due_at, head.lease_until)
+            for head in parked
+            if _goes_on(head) and head.due_at is not None
+        ]
         return min((due for due in instants if due is not None and due > now), default=None)
 
     # rest
