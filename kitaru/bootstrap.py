@@ -6,8 +6,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from journal import Head, Journal, JournalError, open_journal
@@ -43,8 +43,15 @@ class Runtime:
             journal = await open_journal(url)
         except JournalError as error:
             raise KitaruBackendError(str(error)) from error
+        return cls.over(journal, url, lease_seconds)
+
+    @classmethod
+    def over(
+        cls, journal: Journal, url: str, lease_seconds: float, kind: Callable[..., Worker] = Worker
+    ) -> "Runtime":
+        """Starts working over an open journal, on the running event loop."""
         codec = Codec()
-        worker = Worker(
+        worker = kind(
             journal,
             codec,
             Registry(_load_definition),
@@ -131,6 +138,28 @@ def set_explicit(runtime: Runtime | None) -> None:
                 "This process has a kitaru.runtime() already; nest nothing, and use that one."
             )
         _explicit = runtime
+
+
+@contextmanager
+def standing_in() -> Iterator[Callable[[Runtime], None]]:
+    """Gives what makes a runtime the process's, in the place of whatever it has.
+
+    At the end of the block the process has again what it had before.
+    """
+    global _explicit
+    with _lock:
+        before = _explicit
+
+    def stand_in(runtime: Runtime) -> None:
+        global _explicit
+        with _lock:
+            _explicit = runtime
+
+    try:
+        yield stand_in
+    finally:
+        with _lock:
+            _explicit = before
 
 
 def close_background() -> None:

@@ -64,7 +64,7 @@ from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask, explained
 from kitaru.engine.history import History, KeptReady, Outcome
 from kitaru.engine.once import review_of
-from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
+from kitaru.engine.runner import DRAW, Host, Loaded, Rest, clock_of, seed_of
 from kitaru.engine.transactions import (
     AttemptTransaction,
     Database,
@@ -886,7 +886,7 @@ class AsyncRunner:
 
     def _run_body(self, call: Call, context: contextvars.Context) -> "asyncio.Future[Any]":
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
-        body = functools.partial(call.run, self.host.codec)
+        body = self.host.body_of(self.execution, call)
         if call.definition.asynchronous:
             return self.host.loop.create_task(_run_async(body), context=context)
         return self.host.in_thread(lambda: context.run(_run_sync, body))
@@ -1206,9 +1206,13 @@ class AsyncRunner:
         self._flush()
 
     def _is_busy(self) -> bool:
+        return bool(self.running) or self._has_work
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether the runner itself has something to do, whatever runs for the body."""
         return bool(
-            self.running
-            or self.looking_up
+            self.looking_up
             or self._flushing
             or self._ending
             or self._stopped
@@ -1217,6 +1221,33 @@ class AsyncRunner:
             or self.history.order
             or self.execution.outbox
         )
+
+    def rest(self) -> Rest | None:
+        """What the runner waits for; None while there is something that it does."""
+        if self._has_work or not self._live or self._advancing or self._holding:
+            return None
+        due_at = self._due_at()
+        if due_at is not None and due_at <= self.host.journal.now():
+            return None
+        return Rest(due_at, len(self.running))
+
+    @guarded
+    def look_at_clock(self) -> None:
+        """The store's clock has jumped: what is due now goes on now."""
+        for timer in sorted(self.timers.values(), key=lambda timer: timer.due_at):
+            if timer.waiting is not None:
+                timer.waiting.cancel()
+                self._start_timer(timer)
+        for wait in list(self.waits.values()):
+            if wait.expiry is not None:
+                wait.expiry.cancel()
+                self._watch_deadline(wait)
+        now = self.host.journal.now()
+        for path, due_at in list(self.retrying.items()):
+            call = self.requested.get(path)
+            if isinstance(call, Call) and isinstance(call.running, asyncio.TimerHandle):
+                call.running.cancel()
+                self._start_attempt_after(call, due_at - now)
 
     def _due_at(self) -> int | None:
         """When the body goes on by itself."""

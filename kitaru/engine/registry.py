@@ -26,6 +26,11 @@ class Registry:
         """How many definitions are served here; it only grows."""
         return sum(map(len, self._served.values()))
 
+    @property
+    def served(self) -> list[tuple[SourceReference, FlowDefinition]]:
+        """The flows that are served here, and where their code is."""
+        return [each for several in self._served.values() for each in several]
+
     def serve(self, reference: SourceReference, definition: FlowDefinition) -> None:
         """From now on executions of this flow are run and taken over here."""
         served = self._served.setdefault(definition.name, [])

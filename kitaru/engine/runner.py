@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from journal import Journal
 from kitaru.domain.execution.events import ExecutionEvent, ExecutionStarted
+from kitaru.engine.calls import Call
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.executions import OwnedExecution
@@ -42,6 +43,15 @@ def clock_of(loaded: Loaded) -> int:
     return recorded_at if started.forked_from is None else started.forked_from.started_at
 
 
+class Rest(Struct, frozen=True):
+    """What a runner waits for that can itself do nothing more."""
+
+    due_at: int | None
+    """When it goes on by itself (microseconds); None: not before somebody acts."""
+    running: int
+    """How many checkpoints' bodies run; it goes on when one of them ends."""
+
+
 class Host(Protocol):
     """What a runner needs of the process it runs in."""
 
@@ -52,6 +62,10 @@ class Host(Protocol):
 
     def may_start(self, exec_id: str) -> bool:
         """Whether the execution's lease is certainly still alive, by this process's own clock."""
+        ...
+
+    def body_of(self, execution: OwnedExecution, call: Call) -> Callable[[], Any]:
+        """What an attempt of a call runs: its checkpoint's function, with arguments of its own."""
         ...
 
     def in_thread(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
@@ -122,6 +136,14 @@ class Runner(Protocol):
 
     def let_go(self) -> None:
         """Parks the execution at once if it only waits for people and times; from every thread."""
+        ...
+
+    def look_at_clock(self) -> None:
+        """The store's clock has jumped: what is due now goes on now; on the host's loop."""
+        ...
+
+    def rest(self) -> Rest | None:
+        """What it waits for; None while there is something that it does; on the host's loop."""
         ...
 
     def stop(self) -> None:

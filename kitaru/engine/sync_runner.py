@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -61,7 +61,7 @@ from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
 from kitaru.engine.once import review_of
-from kitaru.engine.runner import DRAW, Host, Loaded, clock_of, seed_of
+from kitaru.engine.runner import DRAW, Host, Loaded, Rest, clock_of, seed_of
 from kitaru.engine.transactions import (
     AttemptTransaction,
     Database,
@@ -86,8 +86,11 @@ REFUSALS = 1_000
 RECHECK_SECONDS = 60.0
 """How long a time is waited for by the process's clock alone: the store's may jump."""
 IDLE_SECONDS = 5.0
-NOTICE_AGAIN_SECONDS = 0.5
 """How long a body that only waits for a time keeps its thread."""
+NOTICE_AGAIN_SECONDS = 0.5
+"""After how long it looks again for what clients have appended, when the journal could not say."""
+BODY = 0
+"""Stands for the thread of the flow's body."""
 
 
 class CallFuture:
@@ -182,6 +185,8 @@ class SyncRunner:
         self._fatal: Exception | None = None
         """Why the store let this runner down; nothing that the body catches hides it."""
         self._thread = 0
+        self.bodies = 0
+        """How many checkpoints' bodies run, of an earlier pass too; guarded by `changed`."""
         self._end_told = False
         self._let_go_at = 0.0
         """When the body, where it is blocked, has waited for long enough."""
@@ -211,6 +216,8 @@ class SyncRunner:
         """The submitted calls that somebody has to review."""
         self.run_again: set[str] = set()
         """The calls of which somebody has said, in this pass, that they are to run again."""
+        self.resting: dict[int, tuple[int | None, Callable[[], bool]]] = {}
+        """The threads that wait, until when and for what; guarded by `changed`."""
         self._cancel_delivered = False
         self.pass_number = getattr(self, "pass_number", 0) + 1
 
@@ -696,7 +703,7 @@ class SyncRunner:
             if path not in self.history.timers:
                 self._put_noted(TimerStarted(path=path, due_at=due_at, site=asked.site))
                 self._flush()
-            self._block(lambda: False, due_at, IDLE_SECONDS)
+            self._block(_never, due_at, IDLE_SECONDS)
         outcomes: list[Outcome] = []
         event = TimerFired(path=path, due_at=due_at)
         self.execution.put(
@@ -746,7 +753,8 @@ class SyncRunner:
                         seen = self.history.version
                         break
                     # Futures that settle wake it up; else it looks again in a while.
-                    self.changed.wait(min(left, max(patient, 0.05), RECHECK_SECONDS))
+                    with self._rests(BODY, due_at, ready):
+                        self.changed.wait(min(left, max(patient, 0.05), RECHECK_SECONDS))
             if pending:
                 self.execution.wait_for_flush()
                 if ready():
@@ -759,12 +767,14 @@ class SyncRunner:
 
     def _is_idle(self) -> bool:
         """Whether nothing runs for the body: all that it has submitted waits, or has ended."""
-        return all(
+        return not any(self._has_thread(future) for future in self.submitted)
+
+    def _has_thread(self, future: CallFuture) -> bool:
+        return not (
             future.settled
             or future in self.withheld
             or future.call.path in self.reviews
             or any(not needed.settled for needed in future.needs)
-            for future in self.submitted
         )
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
@@ -774,7 +784,8 @@ class SyncRunner:
             while not (ready() or self._stopped or self._cancel_pending or self._misfit):
                 if self.reviews and self._is_idle():
                     break
-                self.changed.wait()
+                with self._rests(BODY, None, ready):
+                    self.changed.wait()
             else:
                 idle = False
         if idle:
@@ -902,7 +913,8 @@ class SyncRunner:
                 self._check_pass(pass_number)
                 if hastened():
                     return
-                self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
+                with self._rests(threading.get_ident(), until, hastened):
+                    self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
 
     # what writes into a database of its own
 
@@ -1131,10 +1143,16 @@ class SyncRunner:
     def _run_here(self, call: Call) -> Delivery:
         context = contextvars.copy_context() if call.context is None else call.context.copy()
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
-        body = functools.partial(call.run, self.host.codec)
-        if call.definition.asynchronous:
-            return self._run_on_loop(context, body)
-        return context.run(_run_sync, body)
+        body = self.host.body_of(self.execution, call)
+        with self.changed:
+            self.bodies += 1
+        try:
+            if call.definition.asynchronous:
+                return self._run_on_loop(context, body)
+            return context.run(_run_sync, body)
+        finally:
+            with self.changed:
+                self.bodies -= 1
 
     def _run_on_loop(self, context: contextvars.Context, body: Callable[[], Any]) -> Delivery:
         done = threading.Event()
@@ -1167,7 +1185,42 @@ class SyncRunner:
             with self.changed:
                 if self._stopped:
                     raise ExecutionSuspended
-                self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
+                with self._rests(BODY, instant, _never):
+                    self.changed.wait(min(left / 1_000_000, RECHECK_SECONDS))
+
+    # what others may know of it
+
+    @contextlib.contextmanager
+    def _rests(self, whose: int, due_at: int | None, ready: Callable[[], bool]) -> Iterator[None]:
+        """The thread waits: for a time, or for something that is ready then; with the lock held."""
+        self.resting[whose] = (due_at, ready)
+        try:
+            yield
+        finally:
+            self.resting.pop(whose, None)
+
+    def rest(self) -> Rest | None:
+        """What the runner waits for; None while there is something that it does."""
+        if self.execution.gate.locked():
+            return None
+        now = self.host.journal.now()
+        with self.changed:
+            if self._stopped or self.ended or self.execution.outbox or self._cancel_pending:
+                return None
+            resting = self.resting.values()
+            if any(ready() or (due is not None and due <= now) for due, ready in resting):
+                return None
+            at_work = [future for future in self.submitted if self._has_thread(future)]
+            # Each has a thread, and so has the flow's body: all of them must rest, or run bodies.
+            if len(at_work) + 1 != len(resting) + self.bodies:
+                return None
+            due_at = min((due for due, _ in resting if due is not None), default=None)
+            return Rest(due_at, self.bodies)
+
+    def look_at_clock(self) -> None:
+        """The store's clock has jumped: what is due now goes on now."""
+        with self.changed:
+            self.changed.notify_all()
 
     # what the body is given
 
@@ -1396,6 +1449,10 @@ class FutureLike:
 
 def _ignore(outcome: Outcome) -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 def _run_sync(body: Callable[[], Any]) -> Delivery:

@@ -31,6 +31,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.async_runner import AsyncRunner
+from kitaru.engine.calls import Call
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.executions import (
@@ -161,6 +162,10 @@ class Worker:
     def may_start(self, exec_id: str) -> bool:
         """Whether the execution's lease is certainly still alive."""
         return self._heartbeat.is_alive(stream_of(exec_id))
+
+    def body_of(self, execution: OwnedExecution, call: Call) -> Callable[[], Any]:
+        """What an attempt of a call runs."""
+        return functools.partial(call.run, self.codec)
 
     def in_thread(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
         """Runs a function, which does not raise, on a worker thread."""

@@ -113,10 +113,12 @@ def prepare(
     named: dict[str, Any],
     options: FrozenOptions,
     idempotency_key: str | None,
+    seed: str | None = None,
 ) -> Prepared:
     """Everything of a start but the append.
 
-    Raises KitaruSerializationError for an argument that cannot be kept, KitaruUsageError for a bad
+    `seed` is what the body's random values are derived from; None: chance. Raises
+    KitaruSerializationError for an argument that cannot be kept, KitaruUsageError for a bad
     idempotency key.
     """
     data, arguments = runtime.codec.roundtrip(named, where="arguments", types=definition.types)
@@ -131,7 +133,7 @@ def prepare(
         fingerprint=fingerprint,
         options=options,
         idempotency_key=idempotency_key,
-        seed=secrets.token_hex(16),
+        seed=secrets.token_hex(16) if seed is None else seed,
     )
     (event,) = decide(ABSENT, Start(event))  # type: ignore[assignment]
     state = fold(ABSENT, [event])
