@@ -15,8 +15,6 @@ from msgspec.structs import replace
 
 from journal import BlobNotFound, Journal, Lease, RecordedEvent
 from kitaru.domain.execution.events import (
-    CheckpointCompleted,
-    CheckpointFailed,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
@@ -29,12 +27,12 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.async_runner import AsyncRunner
-from kitaru.engine.calls import Call, Delivery
+from kitaru.engine.calls import Call
 from kitaru.engine.codec import Codec
 from kitaru.engine.context import ExecutionSuspended
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.divergence import Asked, Mismatch
-from kitaru.engine.executions import exec_id_of, fold, owned_execution
+from kitaru.engine.executions import OwnedExecution, exec_id_of, fold, owned_execution
 from kitaru.engine.history import History, Outcome, RecordedFact
 from kitaru.engine.runner import Loaded, Runner, Started
 from kitaru.engine.source import main_module_of
@@ -167,10 +165,6 @@ class Rehearsal:
             return Parts(self.parting)
         return stop if stop.version is not None else replace(stop, version=self._reached() + 1)
 
-    def version_of(self, event: ExecutionEvent) -> int | None:
-        """The version of one of the events that the body is given."""
-        return next((version for version, _, known in self._facts if known is event), None)
-
     def _reached(self) -> int:
         """The version of the last event that the body's calls agree with."""
         runner = self.runner
@@ -230,6 +224,10 @@ class Rehearsal:
     def may_start(self, _exec_id: str) -> bool:
         """There is no lease, and nothing is started."""
         return True
+
+    def body_of(self, _execution: OwnedExecution, _call: Call) -> NoReturn:
+        """Nothing is to be run."""
+        raise AssertionError("a rehearsal runs no checkpoint")
 
     def in_thread(self, _function: Callable[[], Any]) -> NoReturn:
         """Nothing is to be run."""
@@ -308,11 +306,6 @@ def _interrupt(thread: threading.Thread) -> None:
         )
 
 
-def _undecodable(call: Call, version: int | None, error: KitaruError) -> Stops:
-    why = f"the recorded result of {call.path} cannot be decoded by this code: {error}"
-    return Stops(why, version, call.path, call.site)
-
-
 def _depends(call: Call, recorded: Outcome) -> Stops:
     why = (
         f"{call.path} is recorded, and by this code it depends on a call that is not: whether its "
@@ -362,15 +355,6 @@ class RehearsedAsyncRunner(AsyncRunner):
         self._rehearsal.conclude(conclusion)
         self.stop()
         self._rehearsal.over()
-
-    def _delivery(
-        self, event: CheckpointCompleted | CheckpointFailed, call: Call, blob: bytes | None
-    ) -> Delivery:
-        delivery = super()._delivery(event, call, blob)
-        if isinstance(event, CheckpointCompleted) and isinstance(delivery.error, KitaruError):
-            version = self._rehearsal.version_of(event)
-            self._rehearsal.conclude(_undecodable(call, version, delivery.error))
-        return delivery
 
     def _reject(self, wait: Wait, problem: str) -> None:
         if wait.path not in self.history.kept:
@@ -460,13 +444,6 @@ class RehearsedSyncRunner(SyncRunner):
             self._rehearsal.conclude(Ends(event, frozenset(self.requested)))
         self.stop()
         raise ExecutionSuspended
-
-    def _outcome_delivery(self, outcome: Outcome, call: Call) -> Delivery:
-        try:
-            return super()._outcome_delivery(outcome, call)
-        except KitaruError as error:
-            self._rehearsal.conclude(_undecodable(call, outcome.version, error))
-            raise
 
     def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
         pass

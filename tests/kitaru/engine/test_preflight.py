@@ -376,7 +376,7 @@ async def test_an_open_wait_has_to_be_asked_for(colour: str) -> None:
 
 
 @both
-async def test_an_answer_that_would_be_rejected_is_unknown(colour: str) -> None:
+async def test_an_answer_that_this_code_cannot_read_diverges(colour: str) -> None:
     async def answered(code: Any) -> Past:
         NOW[colour] = code
         async with kitaru.runtime(journal="memory://"):
@@ -397,13 +397,14 @@ async def test_an_answer_that_would_be_rejected_is_unknown(colour: str) -> None:
 
     past = await answered({"sync": patient, "async": patient_async}[colour])
     verdict = judged({"sync": stricter, "async": stricter_async}[colour], past.events)
-    assert verdict.judgement is Judgement.UNKNOWN
-    assert (verdict.version, verdict.path) == (2, "approve")
-    assert "the recorded answer to approve would be rejected" in verdict.summary
+    assert verdict.judgement is Judgement.DIVERGES
+    # The answer, which came after the question.
+    assert (verdict.version, verdict.path) == (3, "approve")
+    assert "cannot be read by the code at" in verdict.summary
 
 
 @both
-async def test_a_result_that_cannot_be_decoded_is_unknown(colour: str) -> None:
+async def test_a_result_that_this_code_cannot_read_diverges(colour: str) -> None:
     def heavy() -> int:
         fetch("a")
         return weigh().weight
@@ -419,9 +420,9 @@ async def test_a_result_that_cannot_be_decoded_is_unknown(colour: str) -> None:
     payload = past.events[place].payload.replace(b'"weight":3', b'"wight":3')
     damaged = msgspec.structs.replace(past.events[place], payload=payload)
     verdict = judged(code, [*past.events[:place], damaged, *past.events[place + 1 :]])
-    assert verdict.judgement is Judgement.UNKNOWN
-    assert (verdict.version, verdict.path) == (2, "weigh")
-    assert "the recorded result of weigh cannot be decoded by this code" in verdict.summary
+    assert verdict.judgement is Judgement.DIVERGES
+    assert (verdict.version, verdict.path) == (past.events[place].version, "weigh")
+    assert "what `weigh` has returned cannot be read by the code at" in verdict.summary
     assert verdict.place.startswith("tests/kitaru/engine/test_preflight.py:")
 
 
