@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -19,7 +18,6 @@ from journal import (
     JournalError,
     JournalUnavailable,
     NewEvent,
-    SqliteReader,
     open_journal,
     open_reader,
 )
@@ -215,8 +213,7 @@ def test_every_damaged_page_is_an_error_of_the_journal(path: str) -> None:
 
 
 def test_an_index_that_leads_to_no_head_is_damage(path: str) -> None:
-    reader = cast("SqliteReader", open_reader(path))
-    with reader:
+    with open_reader(path) as reader:
         [finding] = reader._stream_findings(99, "ex-99")
     assert (finding.stream, finding.kind) == ("ex-99", "unreadable")
 
