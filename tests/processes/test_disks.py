@@ -104,7 +104,7 @@ def steady(tmp_path: Path, refusal: Path) -> Iterator[Steady]:
 
 @pytest.mark.parametrize("why", ["ENOSPC", "EROFS", "EIO", "EDQUOT"])
 def test_it_goes_on_when_the_disk_does(steady: Steady, refusal: Path, why: str) -> None:
-    """Every write fails for some lease times: what was told stays, and nobody has to do anything."""
+    """Every write fails for some lease times: what was told stays, and nobody has to help."""
     steady.until(lambda: steady.heard("ack") >= 10)
     refusal.write_text(str(getattr(errno, why)))
     steady.until(lambda: steady.heard("refused"))
