@@ -110,6 +110,8 @@ class BackgroundRuntime:
 _lock = threading.RLock()
 _background: dict[str, BackgroundRuntime] = {}
 _explicit: Runtime | None = None
+_of_parent: list[BackgroundRuntime] = []
+"""In a forked child: what its parent runs."""
 
 
 def current_runtime() -> Runtime:
@@ -174,9 +176,22 @@ def close_background() -> None:
 def _forget_after_fork() -> None:
     # The child has none of the parent's threads, and must not touch its connections.
     global _explicit, _lock
+    for runtime in _background.values():
+        _never_finalize(runtime)
     _background.clear()
     _explicit = None
     _lock = threading.RLock()
+
+
+def _never_finalize(runtime: BackgroundRuntime) -> None:
+    # The end of the context that it is in would ask a loop to stop which only the parent has, and
+    # wait for ever; also at the child's end, for everything that is left is finalized then.
+    _of_parent.append(runtime)
+    try:
+        from ctypes import py_object, pythonapi
+    except ImportError:
+        return
+    pythonapi.Py_IncRef(py_object(runtime))
 
 
 def _load_definition(reference: SourceReference) -> FlowDefinition:

@@ -20,7 +20,6 @@ from journal import (
     CommitRefused,
     JournalError,
     RecordedEvent,
-    StaleLease,
     TransactionOver,
     WrongExpectedVersion,
 )
@@ -1364,8 +1363,7 @@ class AsyncRunner:
 
     def _give_up(self, error: BaseException | None) -> None:
         """The lease is lost, or the store fails: this process can do nothing more here."""
-        lost = error is None or isinstance(error, StaleLease)
-        self._finish(None, None if lost else _as_exception(error))
+        self._finish(None, _as_exception(error))
 
     def _finish(self, event: ExecutionEvent | None, error: Exception | None) -> None:
         if not self._stopped:

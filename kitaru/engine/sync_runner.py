@@ -22,7 +22,6 @@ from journal import (
     CommitRefused,
     JournalError,
     RecordedEvent,
-    StaleLease,
     TransactionOver,
 )
 from kitaru.domain.execution.commands import Complete, FailAttempt
@@ -235,7 +234,7 @@ class SyncRunner:
         try:
             event = self._run_passes()
         except ExecutionSuspended:
-            error = None if isinstance(self._fatal, StaleLease) else self._fatal
+            error = self._fatal
         except Exception as raised:
             error = raised
         finally:

@@ -24,6 +24,13 @@ class DaemonThreads:
         self._changed = threading.Condition()
         self._threads = 0
         self._idle = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends the threads that have nothing to do, and the others when they have done it."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def submit(self, function: Callable[[], None]) -> None:
         """Runs a function that does not raise, as soon as a thread is free."""
@@ -45,7 +52,7 @@ class DaemonThreads:
             self._idle += 1
             try:
                 if not self._work:
-                    self._changed.wait_for(lambda: self._work, timeout=IDLE_SECONDS)
+                    self._changed.wait_for(lambda: self._work or self._closed, IDLE_SECONDS)
                 if self._work:
                     return self._work.popleft()
                 self._threads -= 1
@@ -66,6 +73,10 @@ class TransactionThreads:
 
     def __init__(self) -> None:
         self._threads = DaemonThreads(TRANSACTIONS_AT_ONCE, "kitaru-transaction")
+
+    def close(self) -> None:
+        """Ends the threads that have nothing to do."""
+        self._threads.close()
 
     def run(self, function: Callable[[], Any]) -> "asyncio.Future[Any]":
         """What the function returns or raises, on the running event loop."""

@@ -156,6 +156,8 @@ class Worker:
         self._heartbeat.stop()
         for runner in runners:
             await self._release(runner.execution.lease)
+        for threads in (self._threads, self._body_threads, self._transaction_threads):
+            threads.close()
 
     # Host
 
@@ -242,6 +244,11 @@ class Worker:
         """A runner is done; on the loop."""
         if isinstance(runner, SyncRunner):
             self._free_slot()
+        if isinstance(error, StaleLease):
+            # For whoever waits here that is no failure: the execution goes on elsewhere.
+            if self.runners.get(runner.execution.exec_id) is runner:
+                _report_lost(runner)
+            error = None
         self._forget(runner, event, error)
 
     def _forget(
@@ -536,7 +543,7 @@ class Worker:
         runner = self.runners.get(exec_id_of(lease.stream))
         if runner is None or runner.execution.lease.epoch != lease.epoch:
             return
-        report(LogEvent.LEASE_LOST, exec_id=runner.execution.exec_id, epoch=lease.epoch)
+        _report_lost(runner)
         runner.stop()
         self._forget(runner, None, None)
 
@@ -552,6 +559,11 @@ class Worker:
 def _set_result(future: "asyncio.Future[Any]", result: Any) -> None:
     if not future.done():
         future.set_result(result)
+
+
+def _report_lost(runner: Runner) -> None:
+    execution = runner.execution
+    report(LogEvent.LEASE_LOST, exec_id=execution.exec_id, epoch=execution.lease.epoch)
 
 
 def _renewal_failed(error: JournalError, executions: int) -> None:

@@ -5,6 +5,7 @@
    KITARU_TEST_SHIM_LOG      where the record is written (nothing is recorded without it)
    KITARU_TEST_SHIM_FAIL     "suffix:n": the n-th sync of files whose name ends so fails with EIO;
                              "suffix:n+": that one and all that follow
+   KITARU_TEST_SHIM_WRITES   a file: while it exists, writes fail with the errno that stands in it
    KITARU_TEST_SHIM_CLOCK    microseconds to add to the real-time clock
 
    While something is recorded, no sync reaches the disk.
@@ -36,6 +37,7 @@ static const char *folder;
 static const char *fail_suffix;
 static long fail_at, failing_on, syncs_seen;
 static long clock_offset_us;
+static const char *refusal;
 static int log_fd = -1;
 static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
@@ -45,6 +47,7 @@ __attribute__((constructor)) static void begin(void) {
     if (log) log_fd = syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     const char *offset = getenv("KITARU_TEST_SHIM_CLOCK");
     if (offset) clock_offset_us = atol(offset);
+    refusal = getenv("KITARU_TEST_SHIM_WRITES");
     const char *fail = getenv("KITARU_TEST_SHIM_FAIL");
     if (fail) {
         const char *colon = strrchr(fail, ':');
@@ -72,6 +75,19 @@ static void record(char kind, int count, const int64_t *numbers, const void *dat
     put(head, 1 + 8 * count);
     if (size) put(data, size);
 }
+
+/* Why a write fails now: an errno; 0: it does not. */
+static int refused(void) {
+    char text[16] = {0};
+    if (!refusal) return 0;
+    int fd = syscall(SYS_openat, AT_FDCWD, refusal, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t size = syscall(SYS_read, fd, text, sizeof text - 1);
+    syscall(SYS_close, fd);
+    return size > 0 ? atoi(text) : 0;
+}
+
+#define REFUSE() int why = refused(); if (why) { pthread_mutex_unlock(&lock); errno = why; return -1; }
 
 static int counts(const char *path) {
     return folder && path && strncmp(path, folder, strlen(folder)) == 0;
@@ -136,6 +152,7 @@ ssize_t write(int fd, const void *data, size_t size) {
     REAL(ssize_t, "write", int, const void *, size_t);
     if (!path_of(fd)) return real(fd, data, size);
     pthread_mutex_lock(&lock);
+    REFUSE()
     int appending = fcntl(fd, F_GETFL) & O_APPEND;
     int64_t offset = lseek(fd, 0, appending ? SEEK_END : SEEK_CUR);
     ssize_t done = real(fd, data, size);
@@ -149,6 +166,7 @@ ssize_t write(int fd, const void *data, size_t size) {
         REAL(ssize_t, #symbol, int, const void *, size_t, type);         \
         if (!path_of(fd)) return real(fd, data, size, offset);           \
         pthread_mutex_lock(&lock);                                       \
+        REFUSE()                                                         \
         ssize_t done = real(fd, data, size, offset);                     \
         wrote(fd, offset, data, done);                                   \
         pthread_mutex_unlock(&lock);                                     \

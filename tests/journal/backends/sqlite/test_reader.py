@@ -213,8 +213,7 @@ def test_every_damaged_page_is_an_error_of_the_journal(path: str) -> None:
 
 
 def test_an_index_that_leads_to_no_head_is_damage(path: str) -> None:
-    reader = open_reader(path)
-    with reader:
+    with open_reader(path) as reader:
         [finding] = reader._stream_findings(99, "ex-99")
     assert (finding.stream, finding.kind) == ("ex-99", "unreadable")
 
