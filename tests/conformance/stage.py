@@ -26,11 +26,13 @@ from journal import (
     JournalError,
     JournalUnavailable,
     Lease,
+    RecordedEvent,
     open_journal,
     verify_stream,
 )
 from kitaru.bootstrap import Runtime, set_explicit
-from kitaru.domain.execution.events import EVENT_TYPES, ExecutionEvent
+from kitaru.domain.execution.events import EVENT_TYPES, ExecutionEvent, ExecutionParked
+from kitaru.domain.execution.state import ABSENT, evolve
 from kitaru.engine.executions import head_of, state_of, stream_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.sdk.flow import AsyncFlow, Flow
@@ -555,5 +557,16 @@ class Stage:
                 change.parent,
                 change.summary,
             ), f"the head of {name} is not what its events say"
+            check_wake_sources(name, recorded)
             epochs = [fact.epoch for fact in recorded if fact.epoch]
             assert epochs == sorted(epochs), f"an older owner of {name} has written after a newer"
+
+
+def check_wake_sources(name: str, recorded: Sequence[RecordedEvent]) -> None:
+    """Whoever is let go of comes back: a time is set, or people are asked for something."""
+    state = ABSENT
+    for fact in recorded:
+        event = decode_event(fact)
+        state = evolve(state, event)
+        if isinstance(event, ExecutionParked):
+            assert state.due_at is not None or state.waits, f"nothing wakes {name} up"

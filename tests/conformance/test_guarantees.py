@@ -34,6 +34,14 @@ def test_every_case_is_named_by_one_promise_and_nothing_else_is() -> None:
     assert sorted(named) == sorted([*there, *introduced])
 
 
+def test_the_page_says_how_many_cases_there_are() -> None:
+    cases = load_cases()
+    interrupted = sum(case.is_interrupted for case in cases)
+    said = re.search(r"There are (\d+) cases, (\d+) of them with\s+a process that dies", PAGE)
+    assert said is not None
+    assert (int(said[1]), int(said[2])) == (len(cases), interrupted)
+
+
 def test_every_promise_has_something_that_holds_it() -> None:
     rows = ROW.findall(PAGE)
     assert rows

@@ -68,6 +68,7 @@ async def test_five_hundred_calls_get_their_own_results_under_steals(bench: Any,
     for event in completed:
         assert event.arguments is not None
         place = 1 + int(bytes(event.result.json).decode().strip('"').split()[1])
+        assert event.arguments is not None
         assert f'"number":{place - 1}' in bytes(event.arguments.json).decode().replace(" ", "")
 
 
