@@ -87,5 +87,5 @@ def divergence_of(facts: Raw | bytes) -> Divergence:
     """The facts that a journal keeps; without a story where another version wrote them."""
     try:
         return msgspec.json.decode(facts, type=Divergence)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Divergence(story="", recorded=DivergedCall(path=""))

@@ -302,7 +302,7 @@ def _fold_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
 def _state(summary: bytes) -> ExecutionState | str:
     try:
         return msgspec.json.decode(summary, type=ExecutionState)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"unreadable ({error})"
 
 

@@ -130,7 +130,7 @@ def _state_of(head: Head) -> tuple[ExecutionState, tuple[str, ...]]:
     unknown: tuple[str, ...] = ()
     try:
         state = _decode_state(head.summary)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         state = ExecutionState(flow=head.name)
         unknown = (f"The summary of its state cannot be read: {error}.",)
     try:

@@ -255,8 +255,8 @@ def _opened(digest: str, key: bytes, codec: str, size: int, data: bytes) -> byte
     from hashlib import sha256  # not for reading events: the command line must start quickly
 
     try:
-        content = zlib.decompress(data) if codec == "zlib" else bytes(data)
-    except (TypeError, zlib.error) as error:
+        content = _decompressed(data, size) if codec == "zlib" else bytes(data)
+    except (TypeError, OverflowError, zlib.error) as error:
         raise CorruptJournal(f"blob {digest}", 0, str(error)) from error
     if codec not in ("plain", "zlib") or len(content) != size or sha256(content).digest() != key:
         raise CorruptJournal(f"blob {digest}", 0, "its content does not have its digest")
@@ -269,6 +269,11 @@ def _json_of(texts: Sequence[str]) -> str:
     import json  # not for listing: the command line must start quickly
 
     return json.dumps(texts)
+
+
+def _decompressed(data: bytes, size: int) -> bytes:
+    # No more than it says it is: a few damaged bytes may stand for gigabytes.
+    return zlib.decompressobj().decompress(data, max(size, 0) + 1)
 
 
 def _limit(limit: int | None) -> int:
