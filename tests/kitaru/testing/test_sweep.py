@@ -77,6 +77,16 @@ def test_waits_sleeps_retries_and_what_may_run_only_once_survive(flow: Any) -> N
     assert report.boundaries >= report.events - 2
 
 
+@pytest.mark.parametrize("flow", [flows.many_things, flows.many_things_async])
+def test_logs_artifacts_large_values_and_other_flows_survive(flow: Any) -> None:
+    def check(outcome: Outcome) -> None:
+        assert flows.WORLD.count("pay 1") == 1, flows.WORLD
+
+    report = crash_sweep(flow, 1, setup=flows.new_world, check=check, pairs=20)
+    assert report.outcome.value[:2] == [1, "x" * 40_000]
+    assert report.reviews > 0
+
+
 def test_a_flow_that_fails_must_fail_alike() -> None:
     report = crash_sweep(flows.fails, 3)
     assert report.outcome.status is ExecutionStatus.FAILED
