@@ -316,7 +316,7 @@ class Rehearsal:
         assert head is not None
         return Run(
             exec_id=self.exec_id,
-            outcome=await self._outcome(decode_event(recorded[-1])),
+            outcome=await self._outcome(_end_of(recorded)),
             recorded=recorded,
             commits=tuple(self.destiny.commits),
             happened=tuple(self.destiny.happened),
@@ -362,6 +362,14 @@ class Rehearsal:
         if refused is not None:
             problem = f"the flow cannot be taken over: {refused}"
         return f"{problem}\n{await self._text()}"
+
+
+_ENDS = (ExecutionCompleted, ExecutionFailed, ExecutionCancelled, ExecutionDiverged)
+
+
+def _end_of(recorded: Sequence[RecordedEvent]) -> ExecutionEvent:
+    """The event with which an execution that is over has ended, whatever stands behind it."""
+    return next(it for it in map(decode_event, reversed(recorded)) if isinstance(it, _ENDS))
 
 
 def _as_json(value: Any, path: str) -> Any:
