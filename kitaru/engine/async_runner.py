@@ -1205,7 +1205,7 @@ class AsyncRunner:
         self._flush()
 
     def _is_busy(self) -> bool:
-        return bool(self.running) or self._has_work
+        return bool(self.running or self.execution.outbox) or self._has_work
 
     @property
     def _has_work(self) -> bool:
@@ -1218,12 +1218,13 @@ class AsyncRunner:
             or self.unstarted
             or self.kept_ready
             or self.history.order
-            or self.execution.outbox
         )
 
     def rest(self) -> Rest | None:
         """What the runner waits for; None while there is something that it does."""
         if self._has_work or not self._live or self._advancing or self._holding:
+            return None
+        if self.execution.is_about_to_write:
             return None
         due_at = self._due_at()
         if due_at is not None and due_at <= self.host.journal.now():

@@ -21,9 +21,11 @@ from journal import (
 from kitaru.domain.execution.decide import as_it_ends, still_holds
 from kitaru.domain.execution.events import (
     TAGS,
+    ArtifactSaved,
     CheckpointCompleted,
     ExecutionEvent,
     ExecutionParked,
+    MetadataLogged,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.engine.upcasts import decode_event
@@ -125,6 +127,12 @@ class OwnedExecution:
         self.on_foreign: Callable[[Foreign], None] = ignore
         self.preface: Callable[[], ExecutionEvent | None] = nothing
         """Makes what is to be written before the next events, whenever those come."""
+
+    @property
+    def is_about_to_write(self) -> bool:
+        """Whether there is something in the outbox that does not wait for company."""
+        company = (MetadataLogged, ArtifactSaved)
+        return any(not isinstance(outgoing.event, company) for outgoing in list(self.outbox))
 
     def put(self, outgoing: Outgoing) -> None:
         """Adds an event to the next flush."""

@@ -1204,7 +1204,9 @@ class SyncRunner:
             return None
         now = self.host.journal.now()
         with self.changed:
-            if self._stopped or self.ended or self.execution.outbox or self._cancel_pending:
+            if self._stopped or self.ended or self._cancel_pending:
+                return None
+            if self.execution.is_about_to_write:
                 return None
             resting = self.resting.values()
             if any(ready() or (due is not None and due <= now) for due, ready in resting):

@@ -93,6 +93,11 @@ class Destiny:
             return
         with self._lock:
             for fact in appended.events:
+                if fact.epoch and fact.epoch < self.known.epoch:
+                    self.problems.append(
+                        f"event {fact.version} was written by owner {fact.epoch}, which had lost "
+                        f"its lease to owner {self.known.epoch}"
+                    )
                 self.known.add(fact)
             if appended.lease is not None:
                 self.known.epoch = max(self.known.epoch, appended.lease.epoch)

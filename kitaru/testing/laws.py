@@ -54,7 +54,10 @@ def _ends(recorded: Sequence[RecordedEvent]) -> Iterator[str]:
     counts: Counter[str] = Counter()
     ends = 0
     for fact in recorded:
-        match decode_event(fact):
+        event = decode_event(fact)
+        if ends and not isinstance(event, ExecutionReopened):
+            yield f"event {fact.version} was written after the execution had ended"
+        match event:
             case (
                 CheckpointCompleted(path=path)
                 | CheckpointFailed(path=path, retry_at=None)

@@ -23,7 +23,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.engine.executions import state_of, stream_of
 from kitaru.engine.upcasts import decode_event
-from kitaru.errors import KitaruBackendError, KitaruStateError
+from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 from kitaru.operations import executions, resolving, waits
 from kitaru.operations.executions import Prepared
 from kitaru.status import ExecutionStatus
@@ -298,7 +298,7 @@ class Rehearsal:
             if truth is None:
                 await resolving.let_run_again(runtime, self.exec_id, path)
             elif truth.error is None:
-                result = msgspec.to_builtins(truth.value)
+                result = _as_json(truth.value, path)
                 await resolving.give_result(runtime, self.exec_id, path, result)
             else:
                 await resolving.give_failure(runtime, self.exec_id, path, str(truth.error))
@@ -316,7 +316,7 @@ class Rehearsal:
         assert head is not None
         return Run(
             exec_id=self.exec_id,
-            outcome=await self._outcome(decode_event(recorded[-1])),
+            outcome=await self._outcome(_end_of(recorded)),
             recorded=recorded,
             commits=tuple(self.destiny.commits),
             happened=tuple(self.destiny.happened),
@@ -362,6 +362,28 @@ class Rehearsal:
         if refused is not None:
             problem = f"the flow cannot be taken over: {refused}"
         return f"{problem}\n{await self._text()}"
+
+
+_ENDS = (ExecutionCompleted, ExecutionFailed, ExecutionCancelled, ExecutionDiverged)
+
+
+def _end_of(recorded: Sequence[RecordedEvent]) -> ExecutionEvent:
+    """The event with which an execution that is over has ended, whatever stands behind it."""
+    return next(it for it in map(decode_event, reversed(recorded)) if isinstance(it, _ENDS))
+
+
+def _as_json(value: Any, path: str) -> Any:
+    """A result as the plain JSON that an operator would give for it."""
+    dumped = getattr(value, "model_dump", None)
+    if callable(dumped):
+        return dumped(mode="json")
+    try:
+        return msgspec.to_builtins(value)
+    except TypeError as error:
+        raise KitaruUsageError(
+            f"the attempt of {path!r} was lost, and its result has no plain JSON that a review "
+            f"could give for it: {error}. Let a stand-in return another value."
+        ) from error
 
 
 def run_apart(make: Callable[[], Coroutine[Any, Any, T]]) -> T:

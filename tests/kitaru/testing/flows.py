@@ -5,6 +5,8 @@ import itertools
 from datetime import timedelta
 from typing import Any
 
+import pydantic
+
 import kitaru
 from kitaru import Retry, checkpoint, flow
 
@@ -23,6 +25,12 @@ def new_world() -> None:
 @checkpoint
 def double(number: int) -> int:
     return 2 * number
+
+
+@checkpoint
+def start_another(number: int) -> int:
+    key = kitaru.idempotency_key()
+    return two_steps.with_options(idempotency_key=key).run(number).wait()
 
 
 @checkpoint
@@ -57,6 +65,37 @@ def charge_with_key(order: str) -> str:
     if key not in WORLD:
         WORLD.append(key)
     return "charged"
+
+
+class Receipt(pydantic.BaseModel):
+    paid: int
+
+
+@checkpoint(effect="once")
+def pay_for_a_receipt(amount: int) -> Receipt:
+    WORLD.append(f"pay {amount}")
+    return Receipt(paid=amount)
+
+
+@checkpoint
+def tells_and_saves(number: int) -> str:
+    kitaru.log(number=number)
+    kitaru.save("numbers", [number])
+    return "x" * 40_000
+
+
+@flow
+def many_things(number: int) -> list[Any]:
+    receipt = pay_for_a_receipt(number)
+    kitaru.log(paid=receipt.paid)
+    return [receipt.paid, tells_and_saves(number), start_another(number)]
+
+
+@flow
+async def many_things_async(number: int) -> list[Any]:
+    receipt = await pay_for_a_receipt.aio(number)
+    kitaru.log(paid=receipt.paid)
+    return [receipt.paid, *await asyncio.gather(*(tells_and_saves.aio(n) for n in range(2)))]
 
 
 @flow

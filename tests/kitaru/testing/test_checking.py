@@ -28,6 +28,7 @@ from kitaru.testing import (
 )
 from kitaru.testing.checking import Reproduction
 from kitaru.testing.fault import AnyFault
+from kitaru.testing.rehearsal import Rehearsal, run_apart
 from tests.kitaru.testing import flows
 
 
@@ -229,8 +230,6 @@ def test_it_can_be_used_in_async_tests_too() -> None:
 
 def test_a_clock_that_is_set_back_does_not_keep_the_next_owner_away() -> None:
     # Found by hypothesis: a lease that had run out had not, by the clock that was set back.
-    from kitaru.testing.rehearsal import Rehearsal, run_apart
-
     for seconds in (-43_200.0, -86_400.0, -1.0):
         befallen: list[AnyFault] = [TakeOver(1), ClockJump(1, seconds)]
         run = run_apart(Rehearsal(flows.two_steps, (3,), {}, faults=befallen).run)

@@ -1,12 +1,13 @@
 """Crash sweeps: what they count, what they let pass, and that each kind of bug is found."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from journal import Head, HeadChange
+from journal import Head, HeadChange, open_journal
 from kitaru.engine import executions
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.sync_runner import SyncRunner
@@ -77,6 +78,16 @@ def test_waits_sleeps_retries_and_what_may_run_only_once_survive(flow: Any) -> N
     assert report.boundaries >= report.events - 2
 
 
+@pytest.mark.parametrize("flow", [flows.many_things, flows.many_things_async])
+def test_logs_artifacts_large_values_and_other_flows_survive(flow: Any) -> None:
+    def check(outcome: Outcome) -> None:
+        assert flows.WORLD.count("pay 1") == 1, flows.WORLD
+
+    report = crash_sweep(flow, 1, setup=flows.new_world, check=check, pairs=20)
+    assert report.outcome.value[:2] == [1, "x" * 40_000]
+    assert report.reviews > 0
+
+
 def test_a_flow_that_fails_must_fail_alike() -> None:
     report = crash_sweep(flows.fails, 3)
     assert report.outcome.status is ExecutionStatus.FAILED
@@ -93,8 +104,6 @@ def test_a_stand_in_that_hangs_is_passed_by_in_no_time() -> None:
 
 
 def test_it_can_be_used_in_async_tests_too() -> None:
-    import asyncio
-
     async def test() -> Any:
         return crash_sweep(flows.two_steps_async, 3, pairs=0).outcome.value
 
@@ -169,6 +178,41 @@ def test_an_engine_that_runs_bodies_after_their_record_is_found(
         crash_sweep(flow, 3)
 
 
+@pytest.mark.parametrize("flow", [flows.two_steps, flows.two_steps_async])
+def test_a_journal_that_does_not_look_at_leases_is_found(
+    flow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By its class, which others import by its public names only.
+    journal = type(asyncio.run(open_journal("memory://")))
+    monkeypatch.setattr(journal, "_holds", lambda self, lease: True)
+    with pytest.raises(FlowBroken, match="another process takes over"):
+        crash_sweep(flow, 3, pairs=0)
+
+
+@pytest.mark.parametrize("runner", [SyncRunner, AsyncRunner])
+def test_an_engine_that_forgets_what_failed_is_found(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kitaru.engine.history import History, Tried
+
+    flow = flows.everything if runner is SyncRunner else flows.everything_async
+    monkeypatch.setattr(History, "attempts_of", lambda self, path: Tried())
+    with pytest.raises(FlowBroken):
+        # What may run only once is run again, as nobody knows of its lost attempt.
+        crash_sweep(
+            flow,
+            1,
+            answers={"approve": True},
+            setup=flows.new_world,
+            check=lambda outcome: paid_once(),
+            pairs=0,
+        )
+
+
+def paid_once() -> None:
+    assert flows.WORLD.count("pay 1") == 1, flows.WORLD
+
+
 def test_an_engine_whose_status_lies_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def lying(state: Any) -> Any:
         change = head_of(state)
@@ -194,7 +238,9 @@ def test_each_law_tells_of_a_journal_that_breaks_it(monkeypatch: pytest.MonkeyPa
     twice = (*run.recorded[:2], *run.recorded[1:])
     assert any("'double' has 2 recorded outcomes" in law for law in broken_laws(twice, head))
     twice = (*run.recorded, run.recorded[-1])
-    assert "the execution has ended 2 times" in broken_laws(twice, head)
+    told = broken_laws(twice, head)
+    assert "the execution has ended 2 times" in told
+    assert "event 4 was written after the execution had ended" in told
 
 
 def head_for(recorded: Any) -> Head:
