@@ -19,6 +19,7 @@ _STEERING = f"{_HERE}.steering"
         "check": Entry(
             f"{_HERE}.histories", "check", "Replay recorded histories against today's code."
         ),
+        "lint": Entry(f"{_HERE}.lint", "lint", "Find what a replay of a flow cannot repeat."),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
         "init": Entry(f"{_HERE}.init", "init", "Give a folder a journal of its own."),
