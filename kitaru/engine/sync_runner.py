@@ -760,17 +760,13 @@ class SyncRunner:
         """Lets go of the execution, unless a client's event came after this version."""
         parked: list[bool] = []
         event = ExecutionParked(due_at=due_at)
-        self.execution.put(
-            Outgoing(event, recorded=lambda _: parked.append(True), seen=seen)
-        )
+        self.execution.put(Outgoing(event, recorded=lambda _: parked.append(True), seen=seen))
         self._flush()
         if parked:
             self.stop()
             raise ExecutionSuspended
 
-    def _put_noted(
-        self, event: ExecutionEvent, blobs: Blobs = (), seen: int | None = None
-    ) -> None:
+    def _put_noted(self, event: ExecutionEvent, blobs: Blobs = (), seen: int | None = None) -> None:
         """Records an event of our own that the history keeps account of."""
 
         def note(fact: RecordedEvent) -> None:

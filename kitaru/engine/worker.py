@@ -351,9 +351,14 @@ class Worker:
 
     async def _take(self, head: Head, lease: Lease, asked_at: float) -> None:
         exec_id = exec_id_of(head.stream)
-        if exec_id in self._unloadable or exec_id in self.runners:
+        if exec_id in self._unloadable:
             await self._release(lease)
             return
+        runner = self.runners.get(exec_id)
+        if runner is not None:
+            # This process stood still until its own lease was over, and has taken it anew before
+            # the heartbeat could tell: what the old epoch writes is refused from now on.
+            self._stop_lost(runner.execution.lease)
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:
@@ -459,6 +464,9 @@ class Worker:
         if runner is None or runner.execution.lease.epoch != lease.epoch:
             return
         report(LogEvent.LEASE_LOST, exec_id=runner.execution.exec_id, epoch=lease.epoch)
+        with self._slots:
+            if runner in self._queued:
+                self._queued.remove(runner)
         runner.stop()
         self._forget(runner, None, None)
 

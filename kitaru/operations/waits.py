@@ -6,7 +6,16 @@ import msgspec
 
 from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.commands import AbortWait, Command, GiveInput
-from kitaru.domain.execution.events import ExecutionEvent, InputGiven, InputRejected, WaitRequested
+from kitaru.domain.execution.events import (
+    ExecutionEvent,
+    ExecutionReopened,
+    FlowAttemptFailed,
+    InputGiven,
+    InputRejected,
+    WaitAborted,
+    WaitExpired,
+    WaitRequested,
+)
 from kitaru.domain.execution.state import ABSENT
 from kitaru.domain.values import StoredValue
 from kitaru.engine.calls import checked_id
@@ -26,7 +35,7 @@ async def give_input(runtime: Runtime, exec_id: str, wait: str, value: Any) -> N
     An answer to a wait that the flow has not come to yet is kept for it, unless other waits are
     open. The same answer twice is fine. Raises KitaruWaitValidationError for a value that does not
     fit (the wait goes on), KitaruStateError when there is no such wait, when it was answered
-    otherwise, or when the execution has ended.
+    otherwise or has ended without an answer, or when the execution has ended.
     """
     checked_id(wait, "A wait's id or name")
     plain = _as_json(wait, value)
@@ -37,7 +46,7 @@ async def give_input(runtime: Runtime, exec_id: str, wait: str, value: Any) -> N
         asked = _asked(events, wait)
         if asked is not None:
             _check(asked, plain, exec_id)
-        return GiveInput(wait, kept, _answer(events, wait))
+        return GiveInput(wait, kept, _answer(events, wait), _over(events, wait))
 
     await append_decided(runtime, exec_id, command, blobs)
     runtime.worker.look_now()
@@ -78,6 +87,24 @@ def _answer(events: list[ExecutionEvent], path: str) -> StoredValue | None:
         elif isinstance(event, InputRejected) and event.path == path:
             given = None
     return given
+
+
+def _over(events: list[ExecutionEvent], path: str) -> str:
+    """How the wait of this id has ended without an answer, in the flow attempt that goes on."""
+    over = ""
+    for event in events:
+        match event:
+            case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
+                over = ""
+            case WaitRequested(path=ended) | InputGiven(path=ended) if ended == path:
+                over = ""
+            case WaitExpired(path=ended) if ended == path:
+                over = "expired"
+            case WaitAborted(path=ended) if ended == path:
+                over = "was aborted"
+            case _:
+                pass
+    return over
 
 
 def _check(asked: WaitRequested, value: Any, exec_id: str) -> None:

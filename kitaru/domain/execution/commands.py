@@ -72,6 +72,8 @@ class GiveInput(Struct, frozen=True):
     value: StoredValue
     answered: StoredValue | None = None
     """The answer that the wait of this id has had already."""
+    over: str = ""
+    """How the wait of this id has ended without one: ``expired`` or ``was aborted``."""
 
 
 class AbortWait(Struct, frozen=True):

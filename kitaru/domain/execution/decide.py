@@ -184,6 +184,10 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
         )
     if state.questions:
         _open_wait(state, command.wait)
+    if command.over:
+        raise KitaruStateError(
+            f"Wait {command.wait!r} is over: it {command.over} before an answer came."
+        )
     return (InputGiven(path=command.wait, value=command.value),)
 
 
