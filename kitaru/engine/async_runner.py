@@ -617,6 +617,9 @@ class AsyncRunner:
         self.waits.pop(wait.path, None)
         if wait.expiry is not None:
             wait.expiry.cancel()
+        if wait.path in self.history.log:
+            # Somebody has answered; the body is gone from there before it was given the answer.
+            return
         if not self._stopped and not self._ending:
             event = WaitAborted(path=wait.path, reason="the flow no longer waits")
             seen = self.history.version

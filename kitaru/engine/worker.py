@@ -408,11 +408,11 @@ class Worker:
         exec_id = exec_id_of(head.stream)
         stale = self.runners.get(exec_id)
         if stale is not None:
-            # Its lease was over, or it has just let go: under the old one it records nothing more.
+            # Its lease was over, as when the process stood still, or it has just let go: under the
+            # old epoch it records nothing more.
             if head.owner is not None:
-                report(LogEvent.LEASE_LOST, exec_id=exec_id, epoch=stale.execution.lease.epoch)
-            stale.stop()
-            self._forget(stale, None, None)
+                _report_lost(stale)
+            self._drop(stale)
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:
@@ -544,6 +544,12 @@ class Worker:
         if runner is None or runner.execution.lease.epoch != lease.epoch:
             return
         _report_lost(runner)
+        self._drop(runner)
+
+    def _drop(self, runner: Runner) -> None:
+        with self._slots:
+            if runner in self._queued:
+                self._queued.remove(runner)
         runner.stop()
         self._forget(runner, None, None)
 

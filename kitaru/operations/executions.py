@@ -359,7 +359,10 @@ _ENDS = (ExecutionCompleted, ExecutionFailed, ExecutionCancelled, ExecutionDiver
 async def _last_event(runtime: Runtime, head: Head) -> ExecutionEvent:
     after = max(0, head.version - 50)
     while True:
-        recorded = await runtime.journal.read_stream(head.stream, after=after)
+        try:
+            recorded = await runtime.journal.read_stream(head.stream, after=after)
+        except JournalError as error:
+            raise KitaruBackendError(str(error)) from error
         ends = [event for event in map(decode_event, recorded) if isinstance(event, _ENDS)]
         if ends:
             return ends[-1]
@@ -588,7 +591,10 @@ async def append_decided(
     stream = stream_of(exec_id)
     await _head(runtime, exec_id)
     for _ in range(ATTEMPTS_AT_A_RACE):
-        recorded = await runtime.journal.read_stream(stream)
+        try:
+            recorded = await runtime.journal.read_stream(stream)
+        except JournalError as error:
+            raise KitaruBackendError(str(error)) from error
         past = [decode_event(fact) for fact in recorded]
         state = fold(ABSENT, past)
         events = decide(state, command(past))

@@ -36,7 +36,7 @@ async def give_input(runtime: Runtime, exec_id: str, wait: str, value: Any) -> N
     An answer to a wait that the flow has not come to yet is kept for it, unless other waits are
     open. The same answer twice is fine. Raises KitaruWaitValidationError for a value that does not
     fit (the wait goes on), KitaruStateError when there is no such wait, when it was answered
-    otherwise, or when the execution has ended.
+    otherwise or has ended without an answer, or when the execution has ended.
     """
     checked_id(wait, "A wait's id or name")
     plain = _as_json(wait, value)

@@ -5,10 +5,14 @@ recorded, a replay of it takes the same way, wherever the process died.
 """
 
 import asyncio
+import contextlib
 import threading
+import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 import kitaru
@@ -24,10 +28,14 @@ from kitaru.domain.execution.events import (
     ExecutionFailed,
     ExecutionRecovered,
     FlowAttemptFailed,
+    InputGiven,
     TimerFired,
 )
-from kitaru.engine.executions import stream_of
+from kitaru.domain.execution.state import evolve
+from kitaru.domain.values import StoredValue
+from kitaru.engine.executions import head_of, new_event, state_of, stream_of
 from kitaru.operations import executions
+from kitaru.operations.waits import give_input
 
 ran: list[str] = []
 at: dict[str, Any] = {}
@@ -640,3 +648,86 @@ async def test_an_event_of_a_newer_version_ends_the_pass_of_a_body_that_waits(be
     )
     await bench.until(lambda: handle.exec_id not in bench.runtime.worker.runners)
     assert len(await bench.recorded(handle.exec_id)) == version + 1
+
+
+async def test_a_process_that_outlived_its_own_lease_goes_on_with_a_new_one(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a laptop that was shut: the worker claims anew what it still runs itself."""
+    asleep = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + asleep)
+    monkeypatch.setattr("kitaru.engine.heartbeat.time", clock)
+    gate = asyncio.Event()
+    at["a"] = gate.wait
+    handle = await three_steps.run()
+    await bench.started_calls(handle.exec_id, 1)
+    runner = bench.runtime.worker.runners[handle.exec_id]
+    asleep = 3_600.0
+    gate.set()
+    # Its lease may be over, so it starts nothing, and has nothing to write.
+    await bench.until(lambda: runner._holding)
+    bench.let_leases_run_out()
+
+    def epoch() -> int:
+        return int(bench.runtime.head_blocking(stream_of(handle.exec_id)).epoch)
+
+    await bench.until(lambda: epoch() > 1)
+    asleep = 0.0
+    assert await bench.result(handle.exec_id, three_steps) == ["a", "b", "c"]
+    assert Counter(ran) == dict.fromkeys("abc", 1)
+
+
+@flow
+async def asks_for_text() -> str:
+    try:
+        return str(await kitaru.wait(schema=str, deadline=60))
+    except kitaru.KitaruWaitExpired:
+        return "expired"
+
+
+async def test_a_rejected_answer_does_not_make_a_wait_expire_twice(bench: Any) -> None:
+    handle = await asks_for_text.run()
+    exec_id = handle.exec_id
+
+    async def kinds() -> list[str]:
+        return [type(event).__name__ for event in await bench.events(exec_id)]
+
+    while "WaitRequested" not in await kinds():  # noqa: ASYNC110 - nothing tells it
+        await asyncio.sleep(0)
+    recorded = await bench.recorded(exec_id)
+    # Not through the operation, which would look at the answer first.
+    given = InputGiven(path="wait", value=StoredValue(json=msgspec.Raw(b"17")))
+    await bench.runtime.journal.append(
+        Append(
+            stream=stream_of(exec_id),
+            events=(new_event(given),),
+            expected_version=len(recorded),
+            head=head_of(evolve(state_of(recorded), given)),
+        )
+    )
+    while "InputRejected" not in await kinds():  # noqa: ASYNC110 - nothing tells it
+        await asyncio.sleep(0)
+    runner = bench.runtime.worker.runners[exec_id]
+    await bench.until(lambda: not runner._flushing)
+    (wait,) = runner.waits.values()
+    watching = [
+        handle
+        for handle in bench.runtime.loop._scheduled
+        if not handle.cancelled() and handle._callback == wait.expiry._callback
+    ]
+    assert len(watching) == 1
+
+
+async def test_an_answer_to_a_wait_that_has_expired_is_refused(bench: Any) -> None:
+    at["held"] = lambda: asyncio.sleep(3600)
+    handle = await expires_and_goes_on.run()
+    await bench.until(lambda: "held" in ran)
+    with pytest.raises(kitaru.KitaruStateError, match="it expired before an answer came"):
+        await give_input(bench.runtime, handle.exec_id, "wait", "late")
+
+
+@flow
+async def expires_and_goes_on() -> None:
+    with contextlib.suppress(kitaru.KitaruWaitExpired):
+        await kitaru.wait(schema=str, deadline=0.001)
+    await step("held")

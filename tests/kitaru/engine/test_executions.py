@@ -32,8 +32,12 @@ from kitaru.domain.execution.events import (
     ExecutionParked,
     ExecutionStarted,
     FrozenOptions,
+    InputGiven,
     MetadataLogged,
     SourceReference,
+    WaitAborted,
+    WaitExpired,
+    WaitRequested,
 )
 from kitaru.domain.execution.state import ABSENT
 from kitaru.domain.values import StoredValue
@@ -194,6 +198,36 @@ async def test_a_clients_event_in_front_of_ours_is_taken_in_and_ours_follows(
     assert execution.state == state_of(await journal.read_stream(STREAM))
     await execution.catch_up()
     assert len(heard) == 1
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_what_was_decided_before_a_clients_event_is_not_written_behind_it(
+    journal: Journal, asynchronous: bool
+) -> None:
+    execution = await started(journal, asynchronous=asynchronous)
+    execution.put(Outgoing(WaitRequested(path="w", name="w")))
+    await flushed(execution)
+    seen = execution.version
+    await client_writes(journal, InputGiven(path="w", value=NULL))
+    # Taken in before the flush: the append itself meets nothing that would refuse it.
+    await execution.catch_up()
+    execution.put(Outgoing(WaitExpired(path="w"), seen=seen))
+    execution.put(Outgoing(ExecutionParked(), seen=seen))
+    await flushed(execution)
+    assert await paths(journal) == ["ExecutionStarted", "w", "w"]
+    assert execution.state.status is ExecutionStatus.RUNNING
+
+
+async def test_a_wait_that_is_asked_and_given_up_in_one_append_is_not_left_open(
+    journal: Journal,
+) -> None:
+    execution = await started(journal)
+    execution.put(Outgoing(WaitRequested(path="w", name="w")))
+    execution.put(Outgoing(WaitAborted(path="w"), seen=0))
+    await client_writes(journal, CancelRequested())
+    await execution.flush()
+    assert await paths(journal) == ["ExecutionStarted", "CancelRequested", "w", "w"]
+    assert execution.state.waits == ()
 
 
 async def test_blobs_are_written_with_the_event_that_names_them(journal: Journal) -> None:

@@ -1,0 +1,95 @@
+"""``python -m tests.simulation``: one seed again, or as many as somebody wants.
+
+core --seed N           the exhaustive level, for the program of one seed
+world --seed N          the full simulator, for the world of one seed
+check                   what the one check of the repository runs; more of it when CI is set
+run --core-points N --worlds N --minutes M --first-seed N
+"""
+
+import argparse
+import os
+import sys
+import time
+
+from tests.simulation.campaign import Tally, core_chunk, run_until, world_chunk
+from tests.simulation.core import Violation, run_seed
+from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.world import run_world
+
+CI = (500_000, 2_000)
+LOCAL = (3_000, 25)
+"""(core crash points, worlds)"""
+
+
+def main(arguments: list[str]) -> int:
+    """Returns 1 when a promise was broken, or a rare situation was never met."""
+    os.environ["KITARU_LOG_LEVEL"] = "off"
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("core", "world"):
+        commands.add_parser(name).add_argument("--seed", type=int, required=True)
+    commands.add_parser("check")
+    run = commands.add_parser("run")
+    run.add_argument("--core-points", type=int, default=10_000_000)
+    run.add_argument("--worlds", type=int, default=50_000)
+    run.add_argument("--minutes", type=float, default=120.0)
+    run.add_argument("--first-seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    if given.command in ("core", "world"):
+        return _one(given.command, given.seed)
+    if given.command == "check":
+        is_ci = "CI" in os.environ
+        points, worlds = CI if is_ci else LOCAL
+        return _many(points, worlds, 0, float("inf"), whole=is_ci)
+    minutes = given.minutes
+    return _many(given.core_points, given.worlds, given.first_seed, minutes * 60, whole=True)
+
+
+def _one(command: str, seed: int) -> int:
+    try:
+        if command == "core":
+            print(run_seed(seed))
+            return 0
+        world = run_world(seed)
+    except Violation as violation:
+        print(violation)
+        return 1
+    print(f"{len(world.plans)} executions, {world.steps} steps, {world.crash_points} crash points")
+    print(f"log {world.log.hexdigest()[:16]}")
+    return 0
+
+
+def _many(points: int, worlds: int, first: int, seconds: float, *, whole: bool) -> int:
+    """`whole`: every rare situation must have been met."""
+    began = time.monotonic()
+    tally = run_until(
+        world_chunk, lambda it: it.worlds >= worlds, size=10, first=first, seconds=seconds / 3
+    )
+    if not tally.failures:
+        left = seconds - (time.monotonic() - began)
+        tally.add(
+            run_until(
+                core_chunk,
+                lambda it: it.core_points >= points,
+                size=50,
+                first=first,
+                seconds=left,
+            )
+        )
+    print(tally.text())
+    print(f"{time.monotonic() - began:.0f} seconds, seeds from {first} on")
+    return verdict(tally, whole=whole)
+
+
+def verdict(tally: Tally, *, whole: bool) -> int:
+    """Says what went wrong; 0 when nothing did."""
+    for failure in tally.failures:
+        print(f"\nFAILED {failure}")
+    never = tally.never() if whole and not tally.failures else []
+    for name in never:
+        print(f"NEVER MET {name}: {SOMETIMES[name]}")
+    return int(bool(tally.failures or never))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""Many seeds on all processors, counted: what was tried, what was met, and what went wrong."""
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct, field
+
+from tests.simulation.core import Violation, run_seed
+from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.world import run_world
+
+MOST_FAILURES = 5
+
+
+class Tally(Struct):
+    """What has been tried, and what came of it."""
+
+    core_programs: int = 0
+    core_points: int = 0
+    """Crash points of the exhaustive level."""
+    core_finished: int = 0
+    """Those from which the execution went on to its end."""
+    worlds: int = 0
+    world_points: int = 0
+    """Crash points of the full simulator: unfinished executions of processes that died."""
+    take_overs: int = 0
+    steps: int = 0
+    sometimes: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = []
+
+    def add(self, other: "Tally") -> None:
+        """Takes in another one."""
+        for name in self.__struct_fields__:
+            if isinstance(getattr(self, name), int):
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.sometimes.update(other.sometimes)
+        self.failures = self.failures + other.failures
+
+    def never(self) -> list[str]:
+        """The situations that were never met."""
+        return [name for name in SOMETIMES if not self.sometimes[name]]
+
+    def text(self) -> str:
+        """For people."""
+        core = f"core: {self.core_programs} programs, {self.core_points} crash points"
+        worlds = f"worlds: {self.worlds}, {self.world_points} crash points"
+        lines = [
+            f"{core}, of which {self.core_finished} went on to the end",
+            f"{worlds}, {self.take_overs} take-overs, {self.steps} steps",
+        ]
+        if self.worlds:
+            lines += [f"  {self.sometimes[name]:9}  {name}" for name in SOMETIMES]
+        return "\n".join(lines)
+
+
+def core_chunk(seeds: range) -> Tally:
+    """All crash points of the programs of these seeds."""
+    tally = Tally()
+    for seed in seeds:
+        try:
+            counted = run_seed(seed)
+        except Violation as violation:
+            tally.failures = [*tally.failures, f"core seed {seed}: {violation}"]
+            continue
+        tally.core_programs += counted.programs
+        tally.core_points += counted.points
+        tally.core_finished += counted.finished
+    return tally
+
+
+def world_chunk(seeds: range) -> Tally:
+    """The worlds of these seeds."""
+    tally = Tally()
+    for seed in seeds:
+        try:
+            world = run_world(seed)
+        except Violation as violation:
+            tally.failures = [*tally.failures, f"world seed {seed}: {violation}"]
+            continue
+        tally.worlds += 1
+        tally.world_points += world.crash_points
+        tally.take_overs += world.take_overs
+        tally.steps += world.steps
+        tally.sometimes.update(world.sometimes.counts)
+    return tally
+
+
+Chunk = Callable[[range], Tally]
+
+
+def run_until(
+    chunk: Chunk,
+    enough: Callable[[Tally], bool],
+    *,
+    size: int,
+    first: int = 0,
+    seconds: float = float("inf"),
+    processes: int | None = None,
+) -> Tally:
+    """Seeds from `first` on, until it is enough, time is over, or too much has failed."""
+    tally = Tally()
+    end = time.monotonic() + seconds
+    count = processes or os.cpu_count() or 1
+    with multiprocessing.get_context("fork").Pool(count) as pool:
+
+        def seeds() -> Iterator[range]:
+            start = first
+            while True:
+                yield range(start, start + size)
+                start += size
+
+        pending: list[Any] = []
+        source = seeds()
+        while True:
+            while len(pending) < 2 * count:
+                pending.append(pool.apply_async(chunk, (next(source),)))
+            tally.add(pending.pop(0).get())
+            over = time.monotonic() > end or len(tally.failures) >= MOST_FAILURES
+            if enough(tally) or over:
+                pool.terminate()
+                return tally

@@ -1,0 +1,245 @@
+"""What must hold of a simulated world: after every commit, and when everything has come to rest.
+
+The numbers are those of the invariants in docs/reference/reliability.md.
+"""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from journal import Append, Appended, Lease, RecordedEvent, verify_stream
+from kitaru.domain.execution.events import (
+    CancelRequested,
+    CheckpointCompleted,
+    CheckpointFailed,
+    ExecutionCancelled,
+    ExecutionEvent,
+    ExecutionParked,
+    ExecutionRecovered,
+    ExecutionReopened,
+    FlowAttemptFailed,
+    InputGiven,
+    ReviewRequested,
+    TimerFired,
+    WaitAborted,
+    WaitExpired,
+)
+from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
+from kitaru.engine.codec import Codec
+from kitaru.engine.executions import head_of, state_of, stream_of
+from kitaru.engine.upcasts import decode_event
+from tests.simulation.core import (
+    Finished,
+    Violation,
+    check_marks,
+    check_reference,
+    ending_text,
+    replay_trace,
+    twice_ended,
+)
+from tests.simulation.programs import FLOWS
+from tests.simulation.store import at_once
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Checks:
+    """What is known of the truth, and what was told to clients."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.states: dict[str, ExecutionState] = {}
+        self.events: defaultdict[str, list[ExecutionEvent]] = defaultdict(list)
+        self.outcomes: defaultdict[str, set[str]] = defaultdict(set)
+        """The calls that have ended in the current flow attempt, by stream."""
+        self.epochs: defaultdict[str, int] = defaultdict(int)
+        self.owners: dict[tuple[str, int], str] = {}
+        self.failed: dict[tuple[str, str], int] = {}
+        """The epoch in which an attempt failed that is to be repeated, by stream and path."""
+        self.started: set[str] = set()
+        self.answered: list[tuple[str, str, str]] = []
+        """(execution, wait, value) of each answer that a client was told is durable."""
+        self.cancelled: set[str] = set()
+        self.told: dict[str, str] = {}
+        """How an execution ended, as a client was told."""
+        self.bodies: set[tuple[str, str, int, int]] = set()
+        """(execution, path, attempt, runner) of each body that has begun."""
+        self.began: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+
+    # after every commit
+
+    def claimed(self, lease: Lease) -> None:
+        """I3: an epoch has one owner."""
+        key = (lease.stream, lease.epoch)
+        if self.owners.setdefault(key, lease.owner) != lease.owner:
+            raise Violation(f"I3: epoch {lease.epoch} of {lease.stream} has two owners")
+
+    def appended(self, append: Append, appended: Appended) -> None:
+        """An append is durable."""
+        stream = append.stream
+        if appended.lease is not None:
+            self.claimed(appended.lease)
+        for fact in appended.events:
+            event = decode_event(fact)
+            if fact.epoch:
+                if fact.epoch < self.epochs[stream]:
+                    raise Violation(f"I3: an older owner of {stream} wrote {event!r}")
+                self.epochs[stream] = fact.epoch
+            self._event(stream, event)
+            self._situation(stream, fact, event)
+        # I4: the head is the fold of the events.
+        head = self.world.inner.head_blocking(stream)
+        assert head is not None
+        change = head_of(self.states[stream])
+        kept = (head.state, head.name, head.due_at, head.summary)
+        if kept != (change.state, change.name, change.due_at, change.summary):
+            raise Violation(f"I4: the head of {stream} is {kept}, its events say {change}")
+
+    def _situation(self, stream: str, fact: RecordedEvent, event: ExecutionEvent) -> None:
+        match event:
+            case CheckpointFailed(path=path, retry_at=int()):
+                self.failed[stream, path] = fact.epoch
+            case CheckpointCompleted(path=path) if self.failed.get((stream, path), fact.epoch) != (
+                fact.epoch
+            ):
+                self.world.hit("checkpoint retried after a crash")
+            case CheckpointFailed():
+                self.world.hit("failure delivered")
+            case TimerFired(due_at=due_at) if fact.recorded_at - due_at > 1_000_000:
+                self.world.hit("timer due while nobody ran it")
+            case _:
+                pass
+
+    def _event(self, stream: str, event: ExecutionEvent) -> None:
+        before = self.states.get(stream, ABSENT)
+        if before.is_finished and not isinstance(event, ExecutionReopened):
+            raise Violation(f"I5: {event!r} was written to {stream}, which was {before.status}")
+        state = self.states[stream] = evolve(before, event)
+        self.events[stream].append(event)
+        ended, hit = self.outcomes[stream], self.world.hit
+        match event:
+            case CheckpointCompleted(path=path) | CheckpointFailed(path=path, retry_at=None):
+                if path in ended:
+                    raise Violation(f"I1: a second outcome of {path} in {stream}")
+                ended.add(path)
+            case TimerFired(path=path):
+                if path in ended:
+                    raise Violation(f"I1: a second outcome of {path} in {stream}")
+                ended.add(path)
+                hit("timer fired")
+            case FlowAttemptFailed():
+                ended.clear()
+                hit("flow attempt failed")
+            case ExecutionReopened(reason="retry"):
+                ended.clear()
+            case ExecutionParked(due_at=due_at):
+                hit("parked")
+                # I8: something will wake it.
+                if due_at is None and not state.waits:
+                    raise Violation(f"I8: {stream} is parked, and nothing will wake it")
+            case WaitExpired():
+                hit("wait expired")
+            case WaitAborted(reason="never mind"):
+                hit("wait aborted")
+            case ReviewRequested():
+                hit("review requested")
+            case ExecutionRecovered(recoveries=recoveries):
+                hit("take-over")
+                if recoveries > 1:
+                    hit("recovery of a recovery")
+            case CancelRequested() if before.waits:
+                hit("cancelled while it waited")
+            case _:
+                pass
+        if state.is_finished and state.status is not None:
+            hit(state.status.value)
+
+    def body_begins(self, runner: Any, path: str, attempt: int) -> None:
+        """P1, I10, I11: what is recorded is never run again, and what has ended runs nothing."""
+        stream = stream_of(runner.exec_id)
+        current = self.world.inner.head_blocking(stream)
+        assert current is not None
+        is_owner = current.epoch == runner.execution.lease.epoch
+        strict = not (self.world.weather.moves_clocks or self.world.weather.stops_processes)
+        if is_owner or strict:
+            if path in self.outcomes[stream]:
+                raise Violation(f"P1: {path} of {stream} ran again after it was recorded")
+            if self.states[stream].is_finished:
+                raise Violation(f"I11: {path} of {stream} began after the end")
+        if strict and not is_owner:
+            raise Violation(f"I10: {path} of {stream} began after its lease was somebody else's")
+        key = (stream, path, attempt, id(runner))
+        if key in self.bodies:
+            raise Violation(f"I10: one runner began attempt {attempt} of {path} twice")
+        self.bodies.add(key)
+        self.world.keep.append(runner)
+        if self.began[stream, path, attempt]:
+            self.world.hit("body run twice")
+        self.began[stream, path, attempt] += 1
+
+    # when everything has come to rest
+
+    def at_rest(self) -> None:
+        """Everything that only the whole can tell."""
+        self._acknowledged()
+        for exec_id, plan in self.world.plans.items():
+            stream = stream_of(exec_id)
+            if stream not in self.states:
+                continue
+            facts = at_once(self.world.inner.read_stream(stream))
+            head = self.world.inner.head_blocking(stream)
+            problems = verify_stream(facts, head=head)
+            if problems:
+                raise Violation(f"I2: {stream}: {problems}")
+            if head_of(state_of(facts)).summary != head.summary:
+                raise Violation(f"I4: the head of {stream} is not the fold of its events")
+            events = self.events[stream]
+            twice = twice_ended(events)
+            if twice:
+                raise Violation(f"I1: two outcomes of {twice} in {stream}")
+            passes = self.world.ledger.passes.get(exec_id, [])
+            check_marks(events, [it.trace for it in passes])
+            if self._is_plain(plan.kind, plan.retries, events):
+                check_reference(plan.program, events)
+            flow = FLOWS[plan.flow]
+            whole = Finished(facts, events, self.world.inner._blobs, passes, [], False, (0, 0))
+            replayed = replay_trace(flow, plan.program, exec_id, whole, Codec())
+            for one in passes:
+                # I7: every pass, of whichever owner, saw the beginning of the same.
+                last = replayed.get(one.attempt)
+                if last is not None and last[: len(one.trace)] != one.trace:
+                    raise Violation(f"I7: {exec_id}: a pass saw\n{one.trace}\na replay\n{last}")
+
+    def _is_plain(self, kind: str, retries: int, events: list[ExecutionEvent]) -> bool:
+        # The reference interpreter knows of no second flow attempt and of no cancellation.
+        others = (FlowAttemptFailed, ExecutionReopened, CancelRequested, ExecutionCancelled)
+        runtime = any(getattr(event, "origin", None) == "runtime" for event in events)
+        return (
+            kind == "plain"
+            and not retries
+            and not runtime
+            and not any(isinstance(event, others) for event in events)
+        )
+
+    def _acknowledged(self) -> None:
+        """I6: what a client was told is durable is there; I12: and was given to the right wait."""
+        for exec_id in self.started:
+            if stream_of(exec_id) not in self.states:
+                raise Violation(f"I6: the start of {exec_id} was acknowledged, and is not there")
+        for exec_id, wait, value in self.answered:
+            given = [
+                bytes(event.value.json).decode()
+                for event in self.events[stream_of(exec_id)]
+                if isinstance(event, InputGiven)
+                and event.path.split("/")[-1] == wait.split("/")[-1]
+            ]
+            if f'"{value}"' not in given:
+                raise Violation(f"I6: answer {value!r} to {wait} of {exec_id} is lost: {given}")
+        for exec_id in self.cancelled:
+            events = self.events[stream_of(exec_id)]
+            if not any(isinstance(it, CancelRequested | ExecutionCancelled) for it in events):
+                raise Violation(f"I6: the cancel request for {exec_id} is lost")
+        for exec_id, text in self.told.items():
+            ends = [ending_text([event]) for event in self.events[stream_of(exec_id)]]
+            if text not in ends:
+                raise Violation(f"P5: a client was told that {exec_id} {text}; it never did")

@@ -1,0 +1,96 @@
+"""The simulator itself: the same seed is the same world, and a broken engine does not get through.
+
+Many more seeds: ``uv run poe simulate``, ``python -m tests.simulation run``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from journal.backends.in_memory import InMemoryJournal
+from kitaru.engine.async_runner import AsyncRunner
+from kitaru.engine.executions import OwnedExecution
+from kitaru.engine.worker import Worker
+from tests.simulation.core import Counted, Violation, run_seed
+from tests.simulation.sometimes import SOMETIMES, Sometimes
+from tests.simulation.world import run_world
+
+
+@pytest.fixture(autouse=True)
+def _silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kitaru.engine.async_runner.report", lambda *_, **__: None)
+
+
+def test_programs_crashed_at_every_event_come_to_the_same_end() -> None:
+    counted = Counted()
+    for seed in range(60):
+        counted.add(run_seed(seed))
+    assert counted.points > 200
+    assert counted.finished > 40
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_worlds_keep_every_promise(seed: int) -> None:
+    world = run_world(seed)
+    assert world.plans
+
+
+def test_the_same_seed_is_the_same_world() -> None:
+    logs = {run_world(17).log.hexdigest() for _ in range(2)}
+    assert len(logs) == 1
+
+
+def test_a_situation_that_nobody_has_named_is_refused() -> None:
+    with pytest.raises(KeyError):
+        Sometimes().hit("pigs fly")
+    assert len(SOMETIMES) >= 60
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        # What each of these lets happen is what the simulator is there to see.
+        ("epochs are not compared", lambda patch: _without_fencing(patch)),
+        ("a failed append is taken for done", lambda patch: _acknowledged_early(patch)),
+        ("kept leases are given back", lambda patch: _released_leases(patch)),
+        ("a cancel request is not delivered", lambda patch: _deaf(patch)),
+    ],
+)
+def test_a_broken_engine_is_found(
+    name: str, broken: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.simulation.world.CALM_STEPS", 8_000)
+    broken(monkeypatch)
+    for seed in range(60):
+        try:
+            run_world(seed)
+            run_seed(seed)
+        except (Violation, AssertionError):
+            return
+    raise AssertionError(f"nobody noticed that {name}")
+
+
+def _without_fencing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(InMemoryJournal, "_holds", lambda *_: True)
+
+
+def _acknowledged_early(patch: pytest.MonkeyPatch) -> None:
+    appended: Any = AsyncRunner._appended
+
+    def forgiving(self: Any, result: Any, error: Any) -> None:
+        if error is None:
+            appended(self, result, error)
+        else:
+            self._flushing = False
+            self._batch = []
+
+    patch.setattr(AsyncRunner, "_appended", forgiving)
+
+
+def _released_leases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Worker, "may_start", lambda *_: False)
+
+
+def _deaf(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(OwnedExecution, "accept_foreign", lambda *_: None)
