@@ -412,7 +412,7 @@ class Worker:
             # old epoch it records nothing more.
             if head.owner is not None:
                 _report_lost(stale)
-            self._drop(stale)
+            self._drop_runner(stale)
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:
@@ -544,9 +544,9 @@ class Worker:
         if runner is None or runner.execution.lease.epoch != lease.epoch:
             return
         _report_lost(runner)
-        self._drop(runner)
+        self._drop_runner(runner)
 
-    def _drop(self, runner: Runner) -> None:
+    def _drop_runner(self, runner: Runner) -> None:
         with self._slots:
             if runner in self._queued:
                 self._queued.remove(runner)
