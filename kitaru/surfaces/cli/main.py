@@ -17,6 +17,7 @@ _STEERING = f"{_HERE}.steering"
         "executions": Entry(f"{_HERE}.main", "executions", "Look at executions and steer them."),
         "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
+        "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
         "init": Entry(f"{_HERE}.init", "init", "Give a folder a journal of its own."),
     },
