@@ -16,6 +16,7 @@ from journal import Head, HeadQuery, Journal, JournalError, RecordedEvent
 from kitaru.domain.execution.state import DEPLOYMENT_ROUTES
 from kitaru.engine.executions import CATEGORY
 from kitaru.errors import KitaruError
+from kitaru.stacks.logs import ENDING, make_room
 from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
 from kitaru.stacks.slots import Slots
 from kitaru.telemetry import LogEvent, report
@@ -155,6 +156,7 @@ class RunnerPool:
                 os.close(slot)
 
     def _start(self, route: str, slot: int) -> None:
+        make_room(self.settings.folder)
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
         spec = RunnerSpec(
             journal=self.settings.journal,
@@ -162,7 +164,7 @@ class RunnerPool:
             bundle=route.removeprefix(DEPLOYMENT_ROUTES),
             idle_seconds=self.settings.idle_seconds,
             lease_seconds=self.settings.lease_seconds,
-            log_file=str(self.settings.folder / f"{name}.log"),
+            log_file=str(self.settings.folder / f"{name}{ENDING}"),
         )
         try:
             runner = start_runner(spec, inherited=[slot])
