@@ -33,6 +33,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine import executions as engine
+from kitaru.engine.bundles import opened
 from kitaru.engine.deployments import (
     CATEGORY,
     flow_of,
@@ -42,6 +43,7 @@ from kitaru.engine.deployments import (
     state_of,
     stream_of,
 )
+from kitaru.engine.projects import defines_flow
 from kitaru.engine.values import Blobs
 from kitaru.errors import (
     KitaruBackendError,
@@ -91,10 +93,31 @@ async def deploy(
     The version, its bundle and its tags are one append: another process sees all of them or none.
     Raises KitaruUsageError and KitaruStateError for tags that cannot be moved so.
     """
+    await _check_name(runtime, flow, package)
     command = Deploy(package.facts, dict(tags), default_on_first)
     made, *_ = await _decided(runtime, flow, lambda _: command, package.blobs, known=False)
     assert isinstance(made, VersionDeployed)
     return version_view(flow, await _deployments(runtime, flow), made.version)
+
+
+async def _check_name(runtime: Runtime, flow: str, package: Package) -> None:
+    """Raises KitaruUsageError where the project has another flow of this name that was deployed.
+
+    A flow that was moved to another file is still itself.
+    """
+    recorded = await _recorded(runtime, flow)
+    if not recorded:
+        return
+    known = deployments_of(recorded)
+    before, now = known.facts[known.state.latest][0].entry, package.facts.entry
+    if (before.file, before.qualname) == (now.file, now.qualname):
+        return
+    files = {file.path: file.content for file in opened(package.bundle.data, package.bundle.digest)}
+    if before.file in files and defines_flow(files[before.file], before.qualname):
+        raise KitaruUsageError(
+            f"There are two flows of the name {flow!r}: the one of {before.file}, which was "
+            f"deployed, and the one of {now.file}. A flow's versions go by its name; rename one."
+        )
 
 
 async def move_tag(

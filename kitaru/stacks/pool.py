@@ -28,6 +28,8 @@ EACH_RUNS = 16
 """How many waiting executions justify another runner."""
 PAGE = 500
 LONGEST_PAUSE_SECONDS = 60.0
+USEFUL_SECONDS = 30.0
+"""A runner that has lived so long says nothing of the next one by its death."""
 
 
 class PoolSettings(Struct, frozen=True, kw_only=True):
@@ -65,6 +67,7 @@ class RunnerPool:
         self._free_since: dict[str, float] = {}
         """When an execution was first seen that is due and that nobody has, by stream."""
         self._failures: dict[str, _Failures] = {}
+        self._started_at: dict[int, float] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
@@ -173,6 +176,7 @@ class RunnerPool:
             report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
             return
         self.runners.append(runner)
+        self._started_at[runner.pid] = time.monotonic()
         report(LogEvent.RUNNER_STARTED, route=route, pid=runner.pid, log=spec.log_file)
 
     def _reap(self) -> None:
@@ -182,8 +186,11 @@ class RunnerPool:
             if code is None:
                 going_on.append(runner)
             elif code == 0:
+                self._started_at.pop(runner.pid, None)
                 self._failures.pop(runner.spec.route, None)
             else:
+                if time.monotonic() - self._started_at.pop(runner.pid, 0.0) >= USEFUL_SECONDS:
+                    self._failures.pop(runner.spec.route, None)
                 self._note_failure(runner.spec.route)
                 report(
                     LogEvent.RUNNER_DIED,
