@@ -39,15 +39,18 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/divergence_text.py": "tests/kitaru/engine/test_divergence.py",
     "kitaru/engine/flow_loop.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/heartbeat.py": "tests/kitaru/engine/test_runners.py",
+    "kitaru/engine/rehearsal.py": "tests/determinism/test_preflight.py",
     "kitaru/engine/runner.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/threads.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/waits.py": "tests/kitaru/sdk/test_wait.py",
     "kitaru/engine/worker.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/errors.py": "tests/test_seed.py",
+    "kitaru/operations/preflight.py": "tests/kitaru/engine/test_preflight.py",
     "kitaru/operations/waits.py": "tests/kitaru/sdk/test_wait.py",
     "kitaru/projections": "tests/kitaru/projections",
     "kitaru/sdk": "tests/test_seed.py",
     "kitaru/status.py": "tests/test_seed.py",
+    "kitaru/verdicts.py": "tests/kitaru/engine/test_preflight.py",
     "kitaru/surfaces": "tests/kitaru/surfaces/cli",
 }
 

@@ -22,6 +22,9 @@ _DEPLOY = f"{_HERE}.deploy"
         "flow": Entry(f"{_HERE}.main", "flow", "Deployed flows, their versions and tags."),
         "executions": Entry(f"{_HERE}.main", "executions", "Look at executions and steer them."),
         "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
+        "check": Entry(
+            f"{_HERE}.histories", "check", "Replay recorded histories against today's code."
+        ),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
         "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
@@ -84,6 +87,8 @@ def deployments() -> None:
     entries={
         "show": Entry(f"{_HERE}.journal", "show", "The history of an execution, event by event."),
         "verify": Entry(f"{_HERE}.journal", "verify", "Check that nothing was altered or lost."),
+        "export": Entry(f"{_HERE}.histories", "export", "Write an execution into a file."),
+        "import": Entry(f"{_HERE}.histories", "import_command", "Take an execution from a file."),
     },
 )
 def journal() -> None:
