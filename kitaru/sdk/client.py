@@ -121,7 +121,7 @@ class AsyncExecutions:
 
         `kitaru journal export` writes the same; `import_` reads it. Raises as `get` does.
         """
-        return await _on_runtime(lambda runtime: _export(runtime, exec_id))
+        return await on_runtime(lambda runtime: _export(runtime, exec_id))
 
     async def import_(self, history: bytes) -> Execution:
         """Writes the execution of a history file into this journal, as it was recorded.
@@ -130,7 +130,7 @@ class AsyncExecutions:
         Raises KitaruStateError for a damaged file, for one of a newer version, and when the journal
         has another history of that execution.
         """
-        return await _on_runtime(lambda runtime: _import(runtime, history))
+        return await on_runtime(lambda runtime: _import(runtime, history))
 
     async def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
         """The waits of an execution that nobody has answered, oldest first."""
@@ -275,11 +275,11 @@ class Executions:
 
     def export(self, exec_id: str) -> bytes:
         """One execution as the content of a history file; see `AsyncExecutions.export`."""
-        return _block("executions.export()", lambda: self._aio.export(exec_id))
+        return block("executions.export()", _INSTEAD, lambda: self._aio.export(exec_id))
 
     def import_(self, history: bytes) -> Execution:
         """Writes a history file's execution into this journal; see `AsyncExecutions.import_`."""
-        return _block("executions.import_()", lambda: self._aio.import_(history))
+        return block("executions.import_()", _INSTEAD, lambda: self._aio.import_(history))
 
     def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
         """The waits of an execution that nobody has answered, oldest first."""
