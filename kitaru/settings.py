@@ -72,6 +72,10 @@ class KitaruConfig:
     retries: int
     lease_seconds: float
     """How long an execution stays with a runner that gives no sign of life."""
+    runners: int
+    """How many runner processes one deployed bundle has at most on this machine."""
+    runner_idle_seconds: float
+    """How long a runner process stays without work."""
     origins: Mapping[str, Origin] = field(hash=False)
     """For each of the above, the layer it came from."""
 
@@ -89,6 +93,8 @@ def configure(
     cache: bool | Literal[Unset.UNSET] | None = UNSET,
     retries: int | Literal[Unset.UNSET] | None = UNSET,
     lease_seconds: float | Literal[Unset.UNSET] | None = UNSET,
+    runners: int | Literal[Unset.UNSET] | None = UNSET,
+    runner_idle_seconds: float | Literal[Unset.UNSET] | None = UNSET,
     stack: object = UNSET,
     image: object = UNSET,
 ) -> KitaruConfig:
@@ -109,6 +115,8 @@ def configure(
         "cache": cache,
         "retries": retries,
         "lease_seconds": lease_seconds,
+        "runners": runners,
+        "runner_idle_seconds": runner_idle_seconds,
     }
     changes = {
         name: None if value is None else _checked(name, value, f"configure({name}=...)", Path.cwd)
@@ -235,12 +243,42 @@ def user_data_folder(platform: str, environment: Mapping[str, str]) -> Path:
     return base / "kitaru"
 
 
+def user_cache_folder(platform: str, environment: Mapping[str, str]) -> Path:
+    """Where what can be made anew belongs on this platform (`sys.platform`)."""
+    if platform == "win32":
+        return user_data_folder(platform, environment) / "Cache"
+    if platform == "darwin":
+        return _home() / "Library" / "Caches" / "kitaru"
+    cache = environment.get("XDG_CACHE_HOME", "")
+    base = Path(cache) if os.path.isabs(cache) else _home() / ".cache"
+    return base / "kitaru"
+
+
+def bundle_folder() -> Path:
+    """Where bundles are unpacked, each in a folder that is named by its digest."""
+    return user_cache_folder(sys.platform, os.environ) / "bundles"
+
+
+def runner_folder(journal: str) -> Path | None:
+    """Where the logs and locks of a journal's runners are: beside it; None where it has no file."""
+    if not journal.startswith("sqlite:///"):
+        return None
+    return Path(f"{journal.removeprefix('sqlite:///')}-runners")
+
+
 def journal_url(file: str | os.PathLike[str]) -> str:
     """The URL of a journal in a file, which is given by its absolute path."""
     return f"sqlite:///{Path(file).as_posix()}"
 
 
-_OPTIONS = ("journal", "cache", "retries", "lease_seconds")
+_OPTIONS = ("journal", "cache", "retries", "lease_seconds", "runners", "runner_idle_seconds")
+_BUILT_IN: dict[str, object] = {
+    "cache": True,
+    "retries": 0,
+    "lease_seconds": 30.0,
+    "runners": min(4, os.cpu_count() or 1),
+    "runner_idle_seconds": 60.0,
+}
 _RESERVED = ("stack", "image")
 _VARIABLES = (
     *(f"KITARU_{name.upper()}" for name in (*_OPTIONS, *_RESERVED)),
@@ -320,8 +358,7 @@ def _folder_of(project: _Pyproject) -> Path:
 
 def _built_in(name: str) -> tuple[Any, Origin]:
     if name != "journal":
-        value = {"cache": True, "retries": 0, "lease_seconds": 30.0}[name]
-        return value, Origin(Layer.BUILT_IN, "built-in")
+        return _BUILT_IN[name], Origin(Layer.BUILT_IN, "built-in")
     for folder in _folders_upwards():
         if (marker := folder / PROJECT_FOLDER).is_dir():
             return journal_url(marker / JOURNAL_FILE), Origin(Layer.PROJECT_FOLDER, str(marker))
@@ -342,9 +379,9 @@ def _parsed(name: str, text: str) -> object:
     match name:
         case "cache":
             return _ENVIRONMENT_WORDS.get(text.lower(), text)
-        case "retries":
+        case "retries" | "runners":
             return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
-        case "lease_seconds":
+        case "lease_seconds" | "runner_idle_seconds":
             return _number(text)
         case _:
             return text
@@ -370,11 +407,23 @@ def _checked(name: str, value: object, where: str, base: Callable[[], Path]) -> 
             if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
                 return value
             accepted = "a whole number >= 0"
+        case "runners":
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+                return value
+            accepted = "a whole number >= 1"
+        case "runner_idle_seconds":
+            if isinstance(value, int | float) and _is_duration(value):
+                return float(value)
+            accepted = f"a number of seconds from 0 to {MOST_LEASE_SECONDS:.0f}"
         case _:
             if isinstance(value, int | float) and _is_lease(value):
                 return float(value)
             accepted = f"a number of seconds from 1 to {MOST_LEASE_SECONDS:.0f}"
     raise KitaruUsageError(f"{where}: {value!r} is not accepted; {accepted} is.")
+
+
+def _is_duration(value: float) -> bool:
+    return not isinstance(value, bool) and 0 <= value <= MOST_LEASE_SECONDS
 
 
 def _is_lease(value: float) -> bool:

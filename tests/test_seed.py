@@ -75,9 +75,6 @@ def test_a_flow_is_run_in_one_line(run_snippets: Callable[..., list[str]]) -> No
     "snippet",
     [
         'handle = my_agent.run(url="https://example.com", stack="production")',
-        'my_agent.deploy(url="https://example.com")',
-        'handle = my_agent.invoke(url="https://example.com")',
-        'handle = my_agent.invoke(url="https://example.com", version=2)',
         'my_agent.run(url="https://example.com", image="python:3.12")',
         'flow(stack="production")',
         'flow(image={"base_image": "python:3.12"})',

@@ -11,6 +11,7 @@ from msgspec.structs import asdict, replace
 
 from kitaru import settings
 from kitaru.bootstrap import Runtime, blocking, current_runtime
+from kitaru.domain.deployment.state import DEFAULT_TAG
 from kitaru.domain.execution.events import FrozenOptions, SourceReference
 from kitaru.domain.execution.retry import checked_retries
 from kitaru.engine.context import FlowScope, scope
@@ -21,10 +22,19 @@ from kitaru.errors import (
     KitaruFeatureNotAvailableError,
     KitaruUsageError,
 )
-from kitaru.operations import executions, forks
+from kitaru.operations import deployments, executions, forks, packaging
+from kitaru.projections.deployments import DeployedVersion
 from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
-from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, Started
+from kitaru.sdk.deployments import (
+    AsyncDeployment,
+    Deployment,
+    found,
+    invoke_blocking,
+    invoke_soon,
+)
+from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
+from kitaru.sdk.loops import block, on_runtime, soon
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -138,19 +148,64 @@ class _Source:
         executions.start_blocking(runtime, prepared)
         return FlowHandle(runtime, prepared.exec_id, self.definition.types)
 
-    def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
+    def _startsoon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
         runtime = current_runtime()
         prepared = self._prepare(runtime, args, kwargs)
-        started = _soon(runtime, executions.start(runtime, prepared))
+        started = soon(runtime, executions.start(runtime, prepared))
         return AsyncFlowHandle(runtime, prepared.exec_id, self.definition.types, started)
 
-    def deploy(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("my_flow.deploy() does not exist yet; use .run().")
+    async def _deploy(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: RunOptions,
+        tags: Mapping[str, bool] | None,
+        default_on_first: bool,
+    ) -> AsyncDeployment[Any]:
+        wanted = {DEFAULT_TAG: True} if tags is None else tags
 
-    def invoke(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("my_flow.invoke() does not exist yet; use .run().")
+        async def deploy(runtime: Runtime) -> DeployedVersion:
+            # Packing reads a whole tree, and git has its say: not on the loop.
+            made = await asyncio.to_thread(self._package, runtime, args, kwargs, options)
+            return await deployments.deploy(
+                runtime, self.name, made, tags=wanted, default_on_first=default_on_first
+            )
+
+        return AsyncDeployment(await on_runtime(deploy), self.definition.types)
+
+    async def _deployments(self) -> list[AsyncDeployment[Any]]:
+        views = await on_runtime(lambda runtime: deployments.listed(runtime, self.name))
+        return [AsyncDeployment(view, self.definition.types) for view in views]
+
+    def _invocation(
+        self,
+        version: int | None,
+        tag: str | None,
+        idempotency_key: str | None,
+        inputs: dict[str, Any],
+    ) -> deployments.Invocation:
+        _check_place(self.name)
+        return deployments.Invocation(
+            flow=self.name,
+            version=version,
+            tag=tag,
+            inputs=inputs,
+            idempotency_key=idempotency_key,
+        )
+
+    def _package(
+        self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any], options: RunOptions
+    ) -> packaging.Package:
+        options = _overridden(self.name, self._options, asdict(options))
+        return packaging.package(
+            self.definition,
+            self.reference,
+            self._fingerprint,
+            _frozen(options),
+            args,
+            kwargs,
+            runtime.url,
+        )
 
     def _refuse_call(self) -> NoReturn:
         name = self.name
@@ -216,6 +271,80 @@ class Flow(_Source, Generic[P, R]):
         blocking(runtime, lambda: _fork(runtime, new_id, request, target))
         return FlowHandle(runtime, new_id, self.definition.types)
 
+    def deploy(
+        self,
+        /,
+        *args: Any,
+        stack: str | None = None,
+        image: Any = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        tags: Mapping[str, bool] | None = None,
+        publish_default_on_first_deploy: bool = True,
+        **kwargs: Any,
+    ) -> Deployment[R]:
+        """Makes the flow's project, as it is in its files now, the flow's next version.
+
+        The arguments are what `invoke` uses where it is given no other. The tag ``default`` moves
+        to the new version, unless `tags` says otherwise: names, and whether each leads to one
+        version alone. The first version gets ``default`` in any case, unless
+        `publish_default_on_first_deploy` is False.
+
+        Raises KitaruDeploymentInputValuesError for inputs that are missing or do not fit,
+        KitaruUsageError for a flow or a project that cannot be deployed and for a bad tag,
+        KitaruSerializationError for an input that cannot be kept, KitaruBackendError when the
+        journal cannot be written. Nothing is deployed then.
+        """
+        refuse_on_event_loop(f"{self.name}.deploy()", f"use `await {self.name}.aio.deploy(...)`")
+        options = RunOptions(stack, image, cache, retries)
+        made = block(
+            f"{self.name}.deploy()",
+            "",
+            lambda: self._deploy(args, kwargs, options, tags, publish_default_on_first_deploy),
+        )
+        return made.sync
+
+    def deployments(self) -> list[Deployment[R]]:
+        """Every version of this flow that can be invoked, newest first."""
+        instead = f"use `await {self.name}.aio.deployments()`"
+        made = block(f"{self.name}.deployments()", instead, self._deployments)
+        return [deployment.sync for deployment in made]
+
+    def deployment(self, *, version: int | None = None, tag: str | None = None) -> Deployment[R]:
+        """The version that a number or a tag stands for; without either, the tag ``default``.
+
+        Raises KitaruDeploymentNotFoundError (a LookupError) where there is none, KitaruStateError
+        when the tag leads to several, KitaruUsageError when both are given.
+        """
+        instead = f"use `await {self.name}.aio.deployment(...)`"
+        made = block(
+            f"{self.name}.deployment()",
+            instead,
+            lambda: found(self.name, version, tag, self.definition.types),
+        )
+        return made.sync
+
+    def invoke(
+        self,
+        *,
+        version: int | None = None,
+        tag: str | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> FlowHandle[R]:
+        """Starts an execution of a deployed version, and returns once the start is durable.
+
+        It runs in a runner process that loads that version's code and nothing of this one's. By
+        `version`, by `tag`, or, without either, by the tag ``default``. `flow_inputs` take the
+        place of those that the version was deployed with.
+
+        Raises KitaruDeploymentInputValuesError for inputs that do not fit, and what `deployment`
+        does.
+        """
+        refuse_on_event_loop(f"{self.name}.invoke()", f"use `await {self.name}.aio.invoke(...)`")
+        invocation = self._invocation(version, tag, idempotency_key, flow_inputs)
+        return invoke_blocking(f"{self.name}.invoke()", invocation, self.definition.types)
+
     def with_options(
         self,
         *,
@@ -252,7 +381,7 @@ class AsyncFlow(_Source, Generic[P, R]):
         Takes and raises what `Flow.run` does; what only the journal can tell is raised by the
         handle when it is awaited.
         """
-        return self._start_soon(args, dict(kwargs))
+        return self._startsoon(args, dict(kwargs))
 
     def replay(
         self,
@@ -278,8 +407,49 @@ class AsyncFlow(_Source, Generic[P, R]):
             exec_id, from_, overrides, options, flow_inputs
         )
         runtime = current_runtime()
-        started = _soon(runtime, _fork(runtime, new_id, request, target))
+        started = soon(runtime, _fork(runtime, new_id, request, target))
         return AsyncFlowHandle(runtime, new_id, self.definition.types, started)
+
+    async def deploy(
+        self,
+        /,
+        *args: Any,
+        stack: str | None = None,
+        image: Any = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        tags: Mapping[str, bool] | None = None,
+        publish_default_on_first_deploy: bool = True,
+        **kwargs: Any,
+    ) -> AsyncDeployment[R]:
+        """Makes the flow's project the flow's next version; as `Flow.deploy`."""
+        options = RunOptions(stack, image, cache, retries)
+        return await self._deploy(args, kwargs, options, tags, publish_default_on_first_deploy)
+
+    async def deployments(self) -> list[AsyncDeployment[R]]:
+        """Every version of this flow that can be invoked, newest first."""
+        return await self._deployments()
+
+    async def deployment(
+        self, *, version: int | None = None, tag: str | None = None
+    ) -> AsyncDeployment[R]:
+        """The version that a number or a tag stands for; as `Flow.deployment`."""
+        return await found(self.name, version, tag, self.definition.types)
+
+    def invoke(
+        self,
+        *,
+        version: int | None = None,
+        tag: str | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> AsyncFlowHandle[R]:
+        """Submits an execution of a deployed version; ``await`` the handle to be sure of it.
+
+        Takes what `Flow.invoke` does, and the handle raises what that does when it is awaited.
+        """
+        invocation = self._invocation(version, tag, idempotency_key, flow_inputs)
+        return invoke_soon(invocation, self.definition.types)
 
     def with_options(
         self,
@@ -406,12 +576,6 @@ def _frozen(options: RunOptions) -> FrozenOptions:
         retries=config.retries if options.retries is None else options.retries,
         cache=_cache(config) if options.cache is None else options.cache,
     )
-
-
-def _soon(runtime: Runtime, start: Coroutine[Any, Any, None]) -> Started:
-    if runtime.on_own_loop:
-        return runtime.loop.create_task(start)
-    return asyncio.run_coroutine_threadsafe(start, runtime.loop)
 
 
 def _cache(config: settings.KitaruConfig) -> bool | None:

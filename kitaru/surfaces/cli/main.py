@@ -7,6 +7,8 @@ from kitaru.surfaces.cli.lazy import Entry, LazyGroup
 _HERE = "kitaru.surfaces.cli"
 _EXECUTIONS = f"{_HERE}.executions"
 _STEERING = f"{_HERE}.steering"
+_FLOWS = f"{_HERE}.flows"
+_DEPLOY = f"{_HERE}.deploy"
 
 
 @click.group(
@@ -14,6 +16,10 @@ _STEERING = f"{_HERE}.steering"
     context_settings={"help_option_names": ["-h", "--help"]},
     entries={
         "run": Entry(f"{_HERE}.run", "run", "Start a flow and wait for its result."),
+        "deploy": Entry(_DEPLOY, "deploy", "Make a flow's project its next version."),
+        "build": Entry(_DEPLOY, "build", "The same without a tag."),
+        "invoke": Entry(f"{_HERE}.invoke", "invoke", "Run a deployed version of a flow."),
+        "flow": Entry(f"{_HERE}.main", "flow", "Deployed flows, their versions and tags."),
         "executions": Entry(f"{_HERE}.main", "executions", "Look at executions and steer them."),
         "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
         "check": Entry(
@@ -21,6 +27,7 @@ _STEERING = f"{_HERE}.steering"
         ),
         "lint": Entry(f"{_HERE}.lint", "lint", "Find what a replay of a flow cannot repeat."),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
+        "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
         "init": Entry(f"{_HERE}.init", "init", "Give a folder a journal of its own."),
     },
@@ -34,6 +41,7 @@ def cli() -> None:
     entries={
         "list": Entry(_EXECUTIONS, "list_command", "The newest executions."),
         "get": Entry(_EXECUTIONS, "get", "One execution: its state, checkpoints and failure."),
+        "logs": Entry(f"{_HERE}.logs", "logs", "What an execution has printed in its runners."),
         "resume": Entry(_STEERING, "resume", "Go on with an execution that nobody runs."),
         "replay": Entry(
             f"{_HERE}.replay", "replay", "Fork an execution: run it anew from a call on."
@@ -46,6 +54,33 @@ def cli() -> None:
 )
 def executions() -> None:
     """Look at executions and steer them. An ID may be the beginning of one."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
+        "list": Entry(_FLOWS, "list_command", "The flows that were deployed."),
+        "show": Entry(_FLOWS, "show", "One flow: its tags and versions."),
+        "tag": Entry(_FLOWS, "tag", "Let a tag lead to a version."),
+        "untag": Entry(_FLOWS, "untag", "Let a tag no longer lead to a version."),
+        "deployments": Entry(f"{_HERE}.main", "deployments", "The versions of a flow."),
+    },
+)
+def flow() -> None:
+    """Deployed flows, their versions and tags."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
+        "list": Entry(_FLOWS, "list_deployments", "The versions of a flow, newest first."),
+        "show": Entry(_FLOWS, "show_deployment", "One version of a flow."),
+        "logs": Entry(_FLOWS, "deployment_logs", "What executions of a version have printed."),
+        "delete": Entry(_FLOWS, "delete_deployment", "Let a version no longer be invoked."),
+    },
+)
+def deployments() -> None:
+    """The versions of a flow."""
 
 
 @click.group(
