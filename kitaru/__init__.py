@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         KitaruWaitExpired,
         KitaruWaitValidationError,
     )
+    from kitaru.image import ImageSettings
+    from kitaru.projections.stacks import StackInfo
     from kitaru.projections.views import Execution, PendingWait
     from kitaru.sdk.artifacts import load, save
     from kitaru.sdk.checkpoint import AsyncCheckpoint, Checkpoint, CheckpointFuture, checkpoint
@@ -41,6 +43,13 @@ if TYPE_CHECKING:
     from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
     from kitaru.sdk.log import log
     from kitaru.sdk.runtime import runtime
+    from kitaru.sdk.stacks import (
+        create_stack,
+        current_stack,
+        delete_stack,
+        list_stacks,
+        use_stack,
+    )
     from kitaru.sdk.transaction import AsyncTransaction, Transaction, transaction
     from kitaru.sdk.wait import wait
     from kitaru.settings import KitaruConfig, configure
@@ -63,6 +72,7 @@ _WHERE = {
     "FailureOrigin": "kitaru.status",
     "Flow": "kitaru.sdk.flow",
     "FlowHandle": "kitaru.sdk.handle",
+    "ImageSettings": "kitaru.image",
     "KitaruBackendError": "kitaru.errors",
     "KitaruCancelled": "kitaru.errors",
     "KitaruCancelledError": "kitaru.errors",
@@ -86,13 +96,18 @@ _WHERE = {
     "PendingWait": "kitaru.projections.views",
     "RecordedObject": "kitaru.engine.codec",
     "Retry": "kitaru.domain.execution.retry",
+    "StackInfo": "kitaru.projections.stacks",
     "Transaction": "kitaru.sdk.transaction",
     "as_completed": "kitaru.sdk.completion",
     "checkpoint": "kitaru.sdk.checkpoint",
     "configure": "kitaru.settings",
+    "create_stack": "kitaru.sdk.stacks",
     "current_execution_id": "kitaru.sdk.execution",
+    "current_stack": "kitaru.sdk.stacks",
+    "delete_stack": "kitaru.sdk.stacks",
     "flow": "kitaru.sdk.flow",
     "idempotency_key": "kitaru.sdk.execution",
+    "list_stacks": "kitaru.sdk.stacks",
     "load": "kitaru.sdk.artifacts",
     "log": "kitaru.sdk.log",
     "now": "kitaru.sdk.deterministic",
@@ -102,6 +117,7 @@ _WHERE = {
     "save": "kitaru.sdk.artifacts",
     "sleep": "kitaru.sdk.deterministic",
     "transaction": "kitaru.sdk.transaction",
+    "use_stack": "kitaru.sdk.stacks",
     "uuid4": "kitaru.sdk.deterministic",
     "wait": "kitaru.sdk.wait",
     "wait_all": "kitaru.sdk.completion",
@@ -125,6 +141,7 @@ __all__ = [
     "FailureOrigin",
     "Flow",
     "FlowHandle",
+    "ImageSettings",
     "KitaruBackendError",
     "KitaruCancelled",
     "KitaruCancelledError",
@@ -148,13 +165,18 @@ __all__ = [
     "PendingWait",
     "RecordedObject",
     "Retry",
+    "StackInfo",
     "Transaction",
     "as_completed",
     "checkpoint",
     "configure",
+    "create_stack",
     "current_execution_id",
+    "current_stack",
+    "delete_stack",
     "flow",
     "idempotency_key",
+    "list_stacks",
     "load",
     "log",
     "now",
@@ -164,6 +186,7 @@ __all__ = [
     "save",
     "sleep",
     "transaction",
+    "use_stack",
     "uuid4",
     "wait",
     "wait_all",

@@ -1,6 +1,6 @@
 """Recorded events as the domain's events: the one place that decodes them, whatever their age."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from journal import RecordedEvent
 from kitaru.domain.execution.events import EVENT_TYPES, EventOffered, ExecutionEvent
+from kitaru.domain.stack import events as stack
 from kitaru.errors import KitaruBackendError, KitaruStateError
 
 Fields = dict[str, Raw]
@@ -20,7 +21,7 @@ class UnknownEvent(KitaruStateError):
         knows = "does not know" if known_schema is None else f"knows up to schema {known_schema}"
         super().__init__(
             f"Event {event.version} of {event.stream} is a {event.type!r} of schema "
-            f"{event.schema}, which this version of Kitaru {knows}. The execution is read-only "
+            f"{event.schema}, which this version of Kitaru {knows}. That stream is read-only "
             "here: use the version that wrote it, or a later one."
         )
         self.type = event.type
@@ -46,10 +47,18 @@ UPCASTS: dict[tuple[str, int], Callable[[Fields], Fields]] = {}
 The values are raw JSON, so that what an upcast does not touch stays as it was written.
 """
 
-_DECODERS = {
-    tag: (msgspec.json.Decoder[Any](event_type), schema)
-    for tag, (event_type, schema) in EVENT_TYPES.items()
-}
+Decoders = dict[str, tuple[msgspec.json.Decoder[Any], int]]
+
+
+def _decoders(types: Mapping[str, tuple[type[Any], int]]) -> Decoders:
+    return {
+        tag: (msgspec.json.Decoder[Any](event_type), schema)
+        for tag, (event_type, schema) in types.items()
+    }
+
+
+_DECODERS = _decoders(EVENT_TYPES)
+_STACK_DECODERS = _decoders(stack.EVENT_TYPES)
 _FIELDS = msgspec.json.Decoder(Fields)
 
 
@@ -58,7 +67,16 @@ def decode_event(recorded: RecordedEvent) -> ExecutionEvent:
 
     Raises UnknownEvent for a newer one and DamagedEvent for one that cannot be read.
     """
-    known = _DECODERS.get(recorded.type)
+    return cast("ExecutionEvent", _decoded(recorded, _DECODERS))
+
+
+def decode_stack_event(recorded: RecordedEvent) -> stack.StackEvent:
+    """The same for a stack's event."""
+    return cast("stack.StackEvent", _decoded(recorded, _STACK_DECODERS))
+
+
+def _decoded(recorded: RecordedEvent, decoders: Decoders) -> Any:
+    known = decoders.get(recorded.type)
     if known is None:
         raise UnknownEvent(recorded, None)
     decoder, schema = known
@@ -67,7 +85,7 @@ def decode_event(recorded: RecordedEvent) -> ExecutionEvent:
     if recorded.payload_digest is not None:
         raise DamagedEvent(recorded, "its content was erased")
     try:
-        return cast("ExecutionEvent", decoder.decode(_upcast(recorded, schema)))
+        return decoder.decode(_upcast(recorded, schema))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedEvent(recorded, str(error)) from error
 

@@ -133,6 +133,16 @@ def prepare(
     return Prepared(exec_id, definition, reference, event, state, append, arguments)
 
 
+def with_options(prepared: Prepared, options: FrozenOptions) -> Prepared:
+    """The same start with other options."""
+    event = msgspec.structs.replace(prepared.event, options=options)
+    state = fold(ABSENT, [event])
+    append = msgspec.structs.replace(
+        prepared.append, events=(new_event(event),), head=head_of(state)
+    )
+    return msgspec.structs.replace(prepared, event=event, state=state, append=append)
+
+
 def new_exec_id(flow: str, key: str | None) -> str:
     """The id of a new execution, or the one that an idempotency key of the flow stands for.
 

@@ -38,7 +38,7 @@ from kitaru.errors import (
     KitaruUsageError,
     KitaruWaitValidationError,
 )
-from kitaru.operations import executions
+from kitaru.operations import executions, placing
 
 MOST_FORKS = 1_000
 _plain = TypeScope.of()
@@ -67,6 +67,7 @@ class Target(Struct, frozen=True, kw_only=True):
     reference: SourceReference
     fingerprint: str
     options: FrozenOptions
+    wanted: placing.Wanted
 
 
 class Source(Struct, frozen=True):
@@ -133,6 +134,9 @@ async def fork(runtime: Runtime, exec_id: str, request: ForkRequest, target: Tar
     """
     source = await _source(runtime, request.source)
     definition = target.definition
+    placement = await placing.find(runtime, target.wanted)
+    options = placement.onto(target.options)
+    target = msgspec.structs.replace(target, options=options)
     if source.started.flow != definition.name:
         raise KitaruUsageError(
             f"Execution {source.exec_id} is one of flow {source.started.flow!r}, not of "
@@ -155,7 +159,7 @@ async def fork(runtime: Runtime, exec_id: str, request: ForkRequest, target: Tar
         arguments=arguments.named,
         offers=plan.offers,
     )
-    await executions.start(runtime, prepared)
+    await placing.start_on(runtime, prepared, placement)
 
 
 async def fork_for_others(
@@ -171,7 +175,8 @@ async def fork_for_others(
     started = source.started
     exec_id = executions.new_exec_id(started.flow, request.idempotency_key)
     definition = _definition(runtime, request, started)
-    options = FrozenOptions(
+    options = msgspec.structs.replace(
+        started.options,
         retries=started.options.retries if retries is None else retries,
         # What is run anew is not to be served from where it ran before.
         cache=False if cache is None else cache,

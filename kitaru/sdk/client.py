@@ -20,6 +20,7 @@ from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, on_loop
+from kitaru.sdk.stacks import AsyncStacks, Stacks
 from kitaru.status import ExecutionStatus
 
 T = TypeVar("T")
@@ -35,6 +36,11 @@ class KitaruClient:
         """The executions of the configured journal."""
         return Executions()
 
+    @property
+    def stacks(self) -> Stacks:
+        """The stacks of the configured journal."""
+        return Stacks()
+
 
 class AsyncKitaruClient:
     """The same for async code."""
@@ -43,6 +49,11 @@ class AsyncKitaruClient:
     def executions(self) -> "AsyncExecutions":
         """The executions of the configured journal."""
         return AsyncExecutions()
+
+    @property
+    def stacks(self) -> AsyncStacks:
+        """The stacks of the configured journal."""
+        return AsyncStacks()
 
 
 class AsyncExecutions:

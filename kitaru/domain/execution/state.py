@@ -54,6 +54,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     flow: str = ""
     forked_from: str = ""
     """The id of the execution that it is a fork of."""
+    stack: str = ""
+    """The name of the stack that it runs on; empty: the local one."""
     retries: int = 0
     """How often the flow's body may be run again after it raised."""
     attempt: int = 0
@@ -127,6 +129,7 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
                 status=ExecutionStatus.RUNNING,
                 flow=flow,
                 forked_from="" if source is None else source.exec_id,
+                stack="" if options.stack is None else options.stack.name,
                 retries=options.retries,
                 attempt=1,
             )

@@ -7,6 +7,7 @@ from kitaru.surfaces.cli.lazy import Entry, LazyGroup
 _HERE = "kitaru.surfaces.cli"
 _EXECUTIONS = f"{_HERE}.executions"
 _STEERING = f"{_HERE}.steering"
+_STACK = f"{_HERE}.stack"
 
 
 @click.group(
@@ -18,6 +19,8 @@ _STEERING = f"{_HERE}.steering"
         "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
+        "stack": Entry(f"{_HERE}.main", "stack", "Where flows run, and how to choose."),
+        "info": Entry(f"{_HERE}.info", "info", "Every option in force, and who has said so."),
         "init": Entry(f"{_HERE}.init", "init", "Give a folder a journal of its own."),
     },
 )
@@ -53,6 +56,21 @@ def executions() -> None:
 )
 def journal() -> None:
     """Read and check what is recorded."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
+        "list": Entry(_STACK, "list_command", "The stacks of the journal."),
+        "current": Entry(_STACK, "current", "The stack of flows that name none."),
+        "show": Entry(_STACK, "show", "One stack."),
+        "use": Entry(_STACK, "use", "Choose the stack of flows that name none."),
+        "create": Entry(_STACK, "create", "Define a stack."),
+        "delete": Entry(_STACK, "delete", "Take a stack away."),
+    },
+)
+def stack() -> None:
+    """Where flows run, and how to choose."""
 
 
 def main() -> None:
