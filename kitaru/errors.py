@@ -24,6 +24,7 @@ class KitaruError(Exception):
     │   ├── KitaruWaitExpired                     nobody answered a wait by its deadline
     │   ├── KitaruTransactionError                a checkpoint's transaction was rolled back
     │   ├── KitaruImageError                      an image cannot be made
+    │   ├── KitaruCheckpointProcessError          an isolated checkpoint's process died
     │   ├── KitaruBackendError                    the journal cannot be read or written
     │   └── KitaruExecutionError                  an execution did not complete
     │       ├── KitaruUserCodeError               its own code raised
@@ -86,6 +87,13 @@ class KitaruImageError(KitaruRuntimeError):
         super().__init__(message)
         self.output = output
         """All that the tool said which was to make it."""
+
+
+class KitaruCheckpointProcessError(KitaruRuntimeError):
+    """The process of an isolated checkpoint's attempt died before it had a result.
+
+    It counts as a failed attempt, which the checkpoint's retries are for.
+    """
 
 
 class KitaruBackendError(KitaruRuntimeError):

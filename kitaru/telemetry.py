@@ -164,6 +164,16 @@ class LogEvent(StrEnum):
         "A lease could not be given back; others wait until it has run out.",
         "error",
     )
+    CHECKPOINT_NOT_ISOLATED = (
+        "checkpoint_not_isolated",
+        "warning",
+        (
+            'A checkpoint with runtime="isolated" runs inline, because the stack of its execution '
+            "has no processes for checkpoints. Told once for each checkpoint."
+        ),
+        "exec_id",
+        "checkpoint",
+    )
     FLOW_NOT_LOADABLE = (
         "flow_not_loadable",
         "error",

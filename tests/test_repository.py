@@ -39,6 +39,8 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/divergence_text.py": "tests/kitaru/engine/test_divergence.py",
     "kitaru/engine/flow_loop.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/heartbeat.py": "tests/kitaru/engine/test_runners.py",
+    "kitaru/engine/isolated_child.py": "tests/kitaru/engine/test_isolated.py",
+    "kitaru/engine/isolated_frames.py": "tests/kitaru/engine/test_isolated.py",
     "kitaru/engine/runner.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/stacks.py": "tests/kitaru/domain/stack",
     "kitaru/engine/threads.py": "tests/kitaru/engine/test_runners.py",
