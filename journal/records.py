@@ -74,6 +74,8 @@ class HeadChange(Struct, frozen=True, gc=False):
     """From when on a runner should look at the stream (microseconds); None: nothing to do."""
     parent: str | None = None
     summary: bytes = b""
+    route: str = ""
+    """Which runners may claim the stream; empty: whoever serves its name."""
 
 
 class Head(Struct, frozen=True, gc=False):
@@ -100,6 +102,8 @@ class Head(Struct, frozen=True, gc=False):
     """The stream's version when an append last wrote the head: a shorter stream was cut."""
     anchor_hash: bytes = b""
     """The hash of the event at that version."""
+    route: str = ""
+    """Which runners may claim the stream; empty: whoever serves its name."""
 
 
 class Append(Struct, frozen=True, gc=False):
@@ -150,6 +154,10 @@ class HeadQuery(Struct, frozen=True, kw_only=True):
     stream_prefix: str = ""
     parent: str | None = None
     """Only those whose head names this parent; None: all."""
+    route_prefix: str = ""
+    """Only those whose route begins so; empty: all."""
+    claimable_at: int | None = None
+    """Only those that are due at this instant and whose lease is free or over; None: all."""
     limit: int = 100
     cursor: str | None = None
     """The stream of the last head of the page before; an unknown one raises InvalidQuery."""
@@ -167,12 +175,15 @@ class ClaimQuery(Struct, frozen=True, kw_only=True):
     """Which streams to claim: those that are due and whose lease is free or over."""
 
     category: str
-    names: Sequence[str]
-    """Of what names; none claims nothing, unless `stream` is given, which is then enough."""
+    names: Sequence[str] | None
+    """Of what names; None: of any. An empty one claims nothing, unless `stream` is given, which is
+    then enough."""
     claim: Claim
     limit: int = 10
     stream: str | None = None
-    """Only this one; it is then claimed whether it is due or not."""
+    """Only this one; it is then claimed whether it is due or not, and whatever its route."""
+    routes: Sequence[str] = ("",)
+    """Only streams with one of these routes."""
 
 
 class Rows(Struct, frozen=True):

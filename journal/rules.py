@@ -46,7 +46,7 @@ def check_claim_query(query: ClaimQuery) -> None:
     """Raises InvalidQuery for a claim that no journal could answer."""
     try:
         _check_claim(query.claim)
-        for text in (query.category, *query.names, query.stream or ""):
+        for text in (query.category, *(query.names or ()), query.stream or "", *query.routes):
             _check_text(text)
     except InvalidAppend as error:
         raise InvalidQuery(str(error)) from None
@@ -69,6 +69,7 @@ def _check_head(head: HeadChange) -> None:
     _check_text(head.state)
     _check_text(head.name)
     _check_text(head.parent or "")
+    _check_text(head.route)
     _check_integer(head.due_at or 0)
     _check_bytes(head.summary)
 

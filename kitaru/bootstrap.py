@@ -8,17 +8,22 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from journal import Head, Journal, JournalError, open_journal
 from kitaru import settings
 from kitaru.domain.execution.events import SourceReference
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.deployed import BundledCode, OwnCode, Place
 from kitaru.engine.registry import Registry
 from kitaru.engine.source import load_flow
 from kitaru.engine.worker import Worker
 from kitaru.errors import KitaruBackendError, KitaruUsageError
+
+if TYPE_CHECKING:
+    # Not when it runs: most processes start no others.
+    from kitaru.stacks.pool import RunnerPool
 
 T = TypeVar("T")
 CLOSING_SECONDS = 5.0
@@ -34,23 +39,34 @@ class Runtime:
         self.url = url
         self.loop = worker.loop
         self._thread = threading.get_ident()
+        self._pool: RunnerPool | None = None
         self._closed = False
 
     @classmethod
-    async def open(cls, url: str, lease_seconds: float) -> "Runtime":
-        """Opens the journal and starts working. Raises KitaruBackendError."""
+    async def open(
+        cls, url: str, lease_seconds: float, *, route: str = "", bundle: str = ""
+    ) -> "Runtime":
+        """Opens the journal and starts working. Raises KitaruBackendError.
+
+        With a `route` only executions on it are run, whatever their flow; with a `bundle` (its
+        digest) by the code that is in it.
+        """
         try:
             journal = await open_journal(url)
         except JournalError as error:
             raise KitaruBackendError(str(error)) from error
         codec = Codec()
+        place: Place = OwnCode()
+        if bundle:
+            place = BundledCode(journal, bundle, str(settings.bundle_folder()))
         worker = Worker(
             journal,
             codec,
-            Registry(_load_definition),
+            Registry(_load_definition, place),
             loop=asyncio.get_running_loop(),
             owner=_new_owner(),
             lease_seconds=lease_seconds,
+            route=route,
         )
         worker.start()
         return cls(journal, worker, codec, url)
@@ -60,6 +76,34 @@ class Runtime:
         """Whether the caller stands on the runtime's own event loop."""
         return threading.get_ident() == self._thread and asyncio._get_running_loop() is self.loop
 
+    @property
+    def pool(self) -> "RunnerPool":
+        """The runner processes that run deployed versions; on the loop. It begins to look for work
+        when it is first asked for.
+
+        Raises KitaruUsageError where no other process can open the journal.
+        """
+        from kitaru.stacks.pool import PoolSettings, RunnerPool
+
+        if self._pool is None:
+            folder = settings.runner_folder(self.url)
+            if folder is None:
+                raise KitaruUsageError(
+                    f"Deployed versions run in processes of their own, which cannot open the "
+                    f"journal {self.url}: name a file for the journal."
+                )
+            config = settings.resolve()
+            known = PoolSettings(
+                journal=self.url,
+                folder=folder,
+                lease_seconds=self.worker.lease_seconds,
+                most_per_route=config.runners,
+                idle_seconds=config.runner_idle_seconds,
+            )
+            self._pool = RunnerPool(self.journal, known)
+            self._pool.start()
+        return self._pool
+
     def head_blocking(self, stream: str) -> Head | None:
         """One short read of a head, from any thread."""
         return self.journal.head_blocking(stream)
@@ -68,6 +112,8 @@ class Runtime:
         """Gives the leases back and closes the journal."""
         if not self._closed:
             self._closed = True
+            if self._pool is not None:
+                await self._pool.close()
             await self.worker.close()
             await self.journal.close()
 

@@ -16,9 +16,11 @@ class KitaruError(Exception):
     ├── KitaruUsageError (ValueError)             the call was wrong
     │   ├── KitaruSerializationError              a value is not of the closed set
     │   ├── KitaruStackIntegrationDependencyError what a stack needs is not installed
-    │   └── KitaruWaitValidationError             an input does not fit its wait
+    │   ├── KitaruWaitValidationError             an input does not fit its wait
+    │   └── KitaruDeploymentInputValuesError      inputs do not fit a deployed version
     ├── KitaruContextError (RuntimeError)         right call, wrong place
     ├── KitaruStateError (RuntimeError)           the execution's state forbids it
+    │   └── KitaruDeploymentNotFoundError (LookupError)   no such version, tag or flow
     ├── KitaruRuntimeError (RuntimeError)
     │   ├── KitaruWaitAborted                     a wait of the flow was aborted
     │   ├── KitaruWaitExpired                     nobody answered a wait by its deadline
@@ -56,12 +58,20 @@ class KitaruWaitValidationError(KitaruUsageError):
     """An input does not fit the schema of its wait; the execution goes on waiting."""
 
 
+class KitaruDeploymentInputValuesError(KitaruUsageError):
+    """Inputs are missing, unknown, or do not fit the signature of a deployed flow."""
+
+
 class KitaruContextError(KitaruError, RuntimeError):
     """The call is right in another place only."""
 
 
 class KitaruStateError(KitaruError, RuntimeError):
     """The execution's state forbids what was asked."""
+
+
+class KitaruDeploymentNotFoundError(KitaruStateError, LookupError):
+    """There is no such version, or tag, of this flow, or the flow was never deployed."""
 
 
 class KitaruRuntimeError(KitaruError, RuntimeError):

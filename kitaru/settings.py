@@ -32,6 +32,7 @@ from kitaru.folders import (
     PROJECT_FOLDER,
     folders_upwards,
     project_folder,
+    user_cache_folder,
     user_data_folder,
 )
 from kitaru.image import (
@@ -99,6 +100,10 @@ class KitaruConfig:
     """The name of the stack that flows run on."""
     image: ImageSettings
     """What that stack is to give their runners; all layers merged."""
+    runners: int
+    """How many runner processes one deployed bundle has at most on this machine."""
+    runner_idle_seconds: float
+    """How long a runner process stays without work."""
     origins: Mapping[str, Origin] = field(hash=False)
     """For each of the above, the layer it came from; for the image also for each field that is set,
     as ``image.requirements``, and each variable, as ``image.environment.NAME``."""
@@ -112,6 +117,8 @@ def configure(
     lease_seconds: float | Literal[Unset.UNSET] | None = UNSET,
     stack: str | Literal[Unset.UNSET] | None = UNSET,
     image: ImageSetting | Literal[Unset.UNSET] | None = UNSET,
+    runners: int | Literal[Unset.UNSET] | None = UNSET,
+    runner_idle_seconds: float | Literal[Unset.UNSET] | None = UNSET,
 ) -> KitaruConfig:
     """Sets options for the whole process and returns what is in force now.
 
@@ -129,6 +136,8 @@ def configure(
         "lease_seconds": lease_seconds,
         "stack": stack,
         "image": image,
+        "runners": runners,
+        "runner_idle_seconds": runner_idle_seconds,
     }
     changes = {
         name: None if value is None else _checked(name, value, f"configure({name}=...)", Path.cwd)
@@ -223,12 +232,38 @@ def initialise_project(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def bundle_folder() -> Path:
+    """Where bundles are unpacked, each in a folder that is named by its digest."""
+    return user_cache_folder(sys.platform, os.environ) / "bundles"
+
+
+def environment_folder() -> Path:
+    """Where the environments of runners are, each in a folder that is named by its digest."""
+    return user_cache_folder(sys.platform, os.environ) / "environments"
+
+
+def runner_folder(journal: str) -> Path | None:
+    """Where the logs and locks of a journal's runners are: beside it; None where it has no file."""
+    if not journal.startswith("sqlite:///"):
+        return None
+    return Path(f"{journal.removeprefix('sqlite:///')}-runners")
+
+
 def journal_url(file: str | os.PathLike[str]) -> str:
     """The URL of a journal in a file, which is given by its absolute path."""
     return f"sqlite:///{Path(file).as_posix()}"
 
 
-_OPTIONS = ("journal", "cache", "retries", "lease_seconds", "stack", "image")
+_OPTIONS = (
+    "journal",
+    "cache",
+    "retries",
+    "lease_seconds",
+    "stack",
+    "image",
+    "runners",
+    "runner_idle_seconds",
+)
 _VARIABLES = (
     *(f"KITARU_{name.upper()}" for name in _OPTIONS),
     choice.VARIABLE,
@@ -239,12 +274,14 @@ _VARIABLES = (
     "APPDATA",
 )
 """The variables that decide on a value."""
-_BUILT_IN = {
+_BUILT_IN: dict[str, object] = {
     "cache": True,
     "retries": 0,
     "lease_seconds": 30.0,
     "stack": LOCAL_STACK,
     "image": NO_IMAGE,
+    "runners": min(4, os.cpu_count() or 1),
+    "runner_idle_seconds": 60.0,
 }
 _ENVIRONMENT_WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -356,9 +393,9 @@ def _parsed(name: str, text: str, variable: str) -> object:
     match name:
         case "cache":
             return _ENVIRONMENT_WORDS.get(text.lower(), text)
-        case "retries":
+        case "retries" | "runners":
             return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
-        case "lease_seconds":
+        case "lease_seconds" | "runner_idle_seconds":
             return _number(text)
         case "image":
             return image_from_text(text, variable)
@@ -392,11 +429,23 @@ def _checked(name: str, value: object, where: str, base: Callable[[], Path]) -> 
             accepted = "the name of a stack"
         case "image":
             return image_settings(value, where)
+        case "runners":
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+                return value
+            accepted = "a whole number >= 1"
+        case "runner_idle_seconds":
+            if isinstance(value, int | float) and _is_duration(value):
+                return float(value)
+            accepted = f"a number of seconds from 0 to {MOST_LEASE_SECONDS:.0f}"
         case _:
             if isinstance(value, int | float) and _is_lease(value):
                 return float(value)
             accepted = f"a number of seconds from 1 to {MOST_LEASE_SECONDS:.0f}"
     raise KitaruUsageError(f"{where}: {value!r} is not accepted; {accepted} is.")
+
+
+def _is_duration(value: float) -> bool:
+    return not isinstance(value, bool) and 0 <= value <= MOST_LEASE_SECONDS
 
 
 def _is_lease(value: float) -> bool:

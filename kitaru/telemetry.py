@@ -185,6 +185,33 @@ class LogEvent(StrEnum):
         "flow",
         "error",
     )
+    RUNNER_STARTED = (
+        "runner_started",
+        "info",
+        "A runner process was started for executions of a deployed version.",
+        "route",
+        "pid",
+        "log",
+    )
+    RUNNER_NOT_STARTED = (
+        "runner_not_started",
+        "error",
+        "A runner process could not be started; it is tried again, more and more seldom.",
+        "route",
+        "error",
+    )
+    RUNNER_DIED = (
+        "runner_died",
+        "warning",
+        (
+            "A runner process ended in another way than by itself. What it was running is taken "
+            "over by the next one when its leases are over."
+        ),
+        "route",
+        "pid",
+        "code",
+        "log",
+    )
     WORKER_IDLE = (
         "worker_idle",
         "debug",

@@ -72,29 +72,6 @@ def test_a_flow_is_run_in_one_line(run_snippets: Callable[..., list[str]]) -> No
     assert lines == ["<HTTPS://EXAMPLE.COM>"]
 
 
-@pytest.mark.parametrize(
-    "snippet",
-    [
-        'my_agent.deploy(url="https://example.com")',
-        'handle = my_agent.invoke(url="https://example.com")',
-        'handle = my_agent.invoke(url="https://example.com", version=2)',
-    ],
-)
-def test_what_does_not_exist_yet_says_so(
-    snippet: str, run_snippets: Callable[..., list[str]]
-) -> None:
-    lines = run_snippets(
-        "try:\n    " + snippet,
-        """
-        except kitaru.KitaruFeatureNotAvailableError as error:
-            print("not yet:", error)
-        print(kitaru.KitaruClient().executions.list())
-        """,
-    )
-    assert lines[0].startswith("not yet: ")
-    assert lines[1] == "[]"
-
-
 def test_a_stack_is_targeted_for_one_execution(run_snippets: Callable[..., list[str]]) -> None:
     lines = run_snippets(
         """

@@ -294,6 +294,7 @@ def _head_after(
         due_at=append.head.due_at,
         parent=append.head.parent,
         summary=append.head.summary,
+        route=append.head.route,
         updated_at=now,
         anchor_version=head.version,
         anchor_hash=head.hash,
@@ -311,6 +312,7 @@ def _first_head(stream: str, change: HeadChange, now: int) -> Head:
         due_at=change.due_at,
         parent=change.parent,
         summary=change.summary,
+        route=change.route,
         created_at=now,
         updated_at=now,
         owner=None,
@@ -326,6 +328,8 @@ def _matches(head: Head, query: HeadQuery) -> bool:
         and (not query.names or head.name in query.names)
         and head.stream.startswith(query.stream_prefix)
         and query.parent in (None, head.parent)
+        and head.route.startswith(query.route_prefix)
+        and (query.claimable_at is None or _is_free(head, query.claimable_at))
     )
 
 
@@ -335,8 +339,14 @@ def _is_claimable(head: Head, query: ClaimQuery, now: int) -> bool:
     if query.stream is not None:
         named = not query.names or head.name in query.names
         return named and head.stream == query.stream and head.lease_until <= now
-    due = head.due_at is not None and _claimable_at(head) <= now
-    return due and head.name in query.names
+    if head.route not in query.routes or not _is_free(head, now):
+        return False
+    return query.names is None or head.name in query.names
+
+
+def _is_free(head: Head, now: int) -> bool:
+    """Whether it is due, and nobody has it."""
+    return head.due_at is not None and _claimable_at(head) <= now
 
 
 def _claimable_at(head: Head) -> int:

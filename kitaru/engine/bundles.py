@@ -5,6 +5,7 @@ links, devices or modes, so that there is little for a forged one to try.
 """
 
 import fnmatch
+import glob
 import hashlib
 import os
 import secrets
@@ -103,9 +104,13 @@ class Rule(Struct, frozen=True):
         return fnmatch.fnmatchcase(name, self.pattern.removeprefix("/"))
 
 
-def bundle_of(root: str) -> Bundle:
-    """The source below a folder, without what is ignored. Raises NotBundled."""
-    rules = _rules(root)
+def bundle_of(root: str, *, without: Sequence[str] = ()) -> Bundle:
+    """The source below a folder, without what is ignored. Raises NotBundled.
+
+    `without` are paths from the root that no rule takes in: what changes by itself, such as the
+    journal.
+    """
+    rules = [*_rules(root), *(Rule(f"/{glob.escape(path)}") for path in without)]
     files: list[BundledFile] = []
     size = 0
     for path in _walk(root, "", rules):

@@ -22,6 +22,7 @@ from kitaru.domain.execution.decide import still_holds
 from kitaru.domain.execution.events import (
     TAGS,
     CheckpointCompleted,
+    CodeNotLoaded,
     ExecutionEvent,
     ExecutionParked,
 )
@@ -31,6 +32,7 @@ from kitaru.engine.values import Blobs
 from kitaru.status import ExecutionStatus
 
 CATEGORY = "execution"
+_LETTING_GO = (ExecutionParked, CodeNotLoaded)
 _GOING_ON = frozenset({ExecutionStatus.RUNNING, ExecutionStatus.WAITING})
 _encode = msgspec.json.Encoder().encode
 
@@ -75,6 +77,7 @@ def head_of(state: ExecutionState) -> HeadChange:
         due_at=state.due_at if state.status in _GOING_ON else None,
         parent=stream_of(state.forked_from) if state.forked_from else None,
         summary=_encode(state),
+        route=state.route,
     )
 
 
@@ -221,7 +224,7 @@ class OwnedExecution:
             expected_version=self.version,
             head=None if state is self.state else head_of(state),
             lease=self.lease,
-            release=state.status not in _GOING_ON or isinstance(batch[-1].event, ExecutionParked),
+            release=state.status not in _GOING_ON or isinstance(batch[-1].event, _LETTING_GO),
             blobs=blobs,
         )
         return append, state

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from kitaru.domain.execution.events import SourceReference
 from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.deployed import Code, OwnCode, Place
 
 Loader = Callable[[SourceReference], FlowDefinition]
 """Finds an execution's flow. Raises KitaruUsageError or KitaruStateError."""
@@ -12,14 +13,19 @@ Loader = Callable[[SourceReference], FlowDefinition]
 class Registry:
     """Flow definitions by name; several files may each have a flow of one name."""
 
-    def __init__(self, load: Loader) -> None:
+    def __init__(self, load: Loader, place: Place | None = None) -> None:
         self._load = load
+        self._place: Place = OwnCode() if place is None else place
         self._served: dict[str, list[tuple[SourceReference, FlowDefinition]]] = {}
 
     @property
     def names(self) -> list[str]:
         """The names of the flows that are served here."""
         return list(self._served)
+
+    async def source_of(self, code: Code) -> SourceReference:
+        """Where the code of an execution is here. Raises KitaruError where it is not."""
+        return await self._place.source_of(code)
 
     def serve(self, reference: SourceReference, definition: FlowDefinition) -> None:
         """From now on executions of this flow are run and taken over here."""

@@ -1,5 +1,8 @@
 """Where an encoded value goes: into its event, or into a blob that the event names."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from msgspec import Raw
 
 from kitaru.domain.values import StoredValue
@@ -26,3 +29,18 @@ def kept_arguments(data: bytes, record: bool | None) -> tuple[StoredValue | None
     if record or (record is None and len(data) <= KEPT_ARGUMENT_BYTES):
         return stored(data)
     return None, ()
+
+
+def classes_in(value: Any) -> Iterator[type]:
+    """The classes of a value's objects, so far as containers hold them."""
+    match value:
+        case dict():
+            for key, item in value.items():
+                yield from classes_in(key)
+                yield from classes_in(item)
+        case list() | tuple() | set() | frozenset():
+            yield type(value)
+            for item in value:
+                yield from classes_in(item)
+        case _:
+            yield type(value)

@@ -20,17 +20,19 @@ from journal import (
     RecordedEvent,
     StaleLease,
 )
-from kitaru.domain.execution.commands import Recover
+from kitaru.domain.execution.commands import Command, FailAttempt, Recover, ReportNotLoaded
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionStarted,
+    SourceReference,
 )
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.deployed import Code, code_of, not_loaded
 from kitaru.engine.executions import (
     CATEGORY,
     Outgoing,
@@ -40,18 +42,27 @@ from kitaru.engine.executions import (
     owned_execution,
     stream_of,
 )
+from kitaru.engine.failures import describe
 from kitaru.engine.heartbeat import Heartbeat
 from kitaru.engine.registry import Registry
 from kitaru.engine.runner import Loaded, Runner, Started
+from kitaru.engine.schema import convert_json
 from kitaru.engine.source import main_module_of
 from kitaru.engine.sync_runner import SyncRunner
 from kitaru.engine.threads import DaemonThreads, TransactionThreads
 from kitaru.engine.upcasts import decode_event
-from kitaru.errors import KitaruBackendError, KitaruError
-from kitaru.status import ExecutionStatus
+from kitaru.errors import (
+    KitaruBackendError,
+    KitaruError,
+    KitaruStateError,
+    KitaruUsageError,
+)
+from kitaru.status import ExecutionStatus, FailureOrigin
 from kitaru.telemetry import LogEvent, report
 
 RECOVERY_LIMIT = 10
+LOAD_SECONDS = 60.0
+"""How long loading a deployed version's code may take."""
 NOTED_AFTER_SECONDS = 0.05
 CLAIMED_AT_ONCE = 100
 SYNC_FLOWS_AT_ONCE = 200
@@ -77,6 +88,7 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         owner: str,
         lease_seconds: float,
+        route: str = "",
     ) -> None:
         self.journal = journal
         self.codec = codec
@@ -84,6 +96,10 @@ class Worker:
         self.loop = loop
         self.owner = owner
         self.lease_seconds = lease_seconds
+        self.route = route
+        """With one, this worker runs what is on it, whatever its flow."""
+        self.load_failures = 0
+        """How often code could not be loaded here."""
         self.runners: dict[str, Runner] = {}
         self._endings: dict[str, list[asyncio.Future[Ending]]] = {}
         self._threads = DaemonThreads(CHECKPOINT_THREADS, "kitaru-checkpoint")
@@ -213,6 +229,23 @@ class Worker:
         with self._slots:
             self._idle[isinstance(runner, AsyncRunner)].pop(runner.execution.exec_id, None)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything runs here that does more than wait."""
+        with self._slots:
+            return len(self.runners) > sum(map(len, self._idle.values()))
+
+    async def let_idle_go(self, seconds: float) -> None:
+        """Parks what only waits, so that it is due no sooner than it says; for so long at most."""
+        with self._slots:
+            idle = [runner for runners in self._idle.values() for runner in runners.values()]
+        endings = [self.ending(runner.execution.exec_id) for runner in idle]
+        for runner in idle:
+            runner.let_go()
+        going = [ending for ending in endings if ending is not None]
+        if going:
+            await asyncio.wait(going, timeout=seconds)
+
     def _make_room(self) -> None:
         """A sync flow that only waits gives its thread to one that was queued."""
         with self._slots:
@@ -325,11 +358,17 @@ class Worker:
             self._wake.clear()
 
     async def _poll(self) -> None:
-        names = self.registry.names
-        if not names:
+        names = None if self.route else self.registry.names
+        if names == []:
             return
         asked_at = time.monotonic()
-        query = ClaimQuery(category=CATEGORY, names=names, claim=self.claim, limit=CLAIMED_AT_ONCE)
+        query = ClaimQuery(
+            category=CATEGORY,
+            names=names,
+            claim=self.claim,
+            limit=CLAIMED_AT_ONCE,
+            routes=(self.route,),
+        )
         for head, lease in await self.journal.claim(query):
             await self._take(head, lease, asked_at)
 
@@ -372,21 +411,79 @@ class Worker:
         if state.status not in (ExecutionStatus.RUNNING, ExecutionStatus.WAITING):
             await self._release(lease)
             return
-        definition = self.registry.find(started.source)
-        arguments = await self._arguments(started, definition)
-        execution = owned_execution(
-            definition.asynchronous, self.journal, exec_id, state, recorded[-1].version, lease
-        )
-        if head.owner is not None and not await self._recovered(execution, head.owner):
+        claimed = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
+        code = code_of(event for _, _, event in facts)
+        # Before the code is loaded: what kills every process that loads it is to end as well.
+        is_first = state.deployment is not None
+        if is_first and not await self._taken_over(claimed, head):
             return
-        main = main_module_of(started.source.file) if started.source.module == "__main__" else None
+        try:
+            source, definition = await self._definition(code)
+        except KitaruError as error:
+            if code.deployment is None or not self.route:
+                raise
+            await self._not_loaded(claimed, not_loaded(code.deployment, error))
+            return
+        if not is_first and not await self._taken_over(claimed, head):
+            return
+        try:
+            arguments = await self._arguments(started, definition)
+        except KitaruUsageError as error:
+            if not started.plain:
+                raise
+            await self._unfit(claimed, error)
+            return
+        execution = owned_execution(
+            definition.asynchronous, self.journal, exec_id, claimed.state, claimed.version, lease
+        )
+        main = main_module_of(source.file) if source.module == "__main__" else None
         self.run(Loaded(definition, execution, facts, main), arguments, asked_at)
+
+    async def _definition(self, code: Code) -> tuple[SourceReference, FlowDefinition]:
+        source = await self.registry.source_of(code)
+        if not self.route:
+            return source, self.registry.find(source)
+        # Not on the loop: a module may take long, or for ever.
+        loading = self.in_thread(functools.partial(_found, self.registry, source))
+        done, _ = await asyncio.wait([loading], timeout=LOAD_SECONDS)
+        if not done:
+            raise KitaruStateError(f"loading {source.file} takes longer than {LOAD_SECONDS:g} s.")
+        found = loading.result()
+        if isinstance(found, Exception):
+            raise found
+        return source, found
+
+    async def _not_loaded(self, execution: OwnedExecution, problem: str) -> None:
+        self.load_failures += 1
+        report(
+            LogEvent.FLOW_NOT_LOADABLE,
+            exec_id=execution.exec_id,
+            flow=execution.state.flow,
+            error=problem,
+        )
+        await self._record(execution, ReportNotLoaded(problem, self.journal.now()))
+
+    async def _unfit(self, execution: OwnedExecution, error: KitaruUsageError) -> None:
+        """Nobody can make of its inputs what the flow wants: it has failed."""
+        command = FailAttempt(
+            error=describe(error, self.codec),
+            origin=FailureOrigin.RUNTIME,
+            now=self.journal.now(),
+            retryable=False,
+        )
+        await self._record(execution, command)
+
+    async def _record(self, execution: OwnedExecution, command: Command) -> None:
+        for event in decide(execution.state, command):
+            execution.put(Outgoing(event))
+        await execution.flush()
+
+    async def _taken_over(self, execution: OwnedExecution, head: Head) -> bool:
+        return head.owner is None or await self._recovered(execution, head.owner)
 
     async def _recovered(self, execution: OwnedExecution, previous: str) -> bool:
         """Counts a take-over; False when it was one too many, and the execution has failed."""
-        for event in decide(execution.state, Recover(previous, RECOVERY_LIMIT)):
-            execution.put(Outgoing(event))
-        await execution.flush()
+        await self._record(execution, Recover(previous, RECOVERY_LIMIT))
         facts = {
             "exec_id": execution.exec_id,
             "flow": execution.state.flow,
@@ -406,7 +503,10 @@ class Worker:
         if stored.blob is not None:
             data = await self.journal.get_blob(stored.blob)
         arguments: dict[str, Any] = self.codec.decode(data, definition.types)
-        return arguments
+        if not started.plain:
+            return arguments
+        plain = {name: arguments[name] for name in started.plain if name in arguments}
+        return {**arguments, **convert_json(definition.function, plain)}
 
     async def _release(self, lease: Lease) -> None:
         self._heartbeat.remove(lease.stream)
@@ -474,6 +574,13 @@ class Worker:
 def _set_result(future: "asyncio.Future[Any]", result: Any) -> None:
     if not future.done():
         future.set_result(result)
+
+
+def _found(registry: Registry, source: SourceReference) -> FlowDefinition | KitaruError:
+    try:
+        return registry.find(source)
+    except KitaruError as error:
+        return error
 
 
 def _renewal_failed(error: JournalError, executions: int) -> None:

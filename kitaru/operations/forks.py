@@ -1,7 +1,7 @@
 """Forks: new executions that take over from another's history what came before a certain call."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -31,7 +31,7 @@ from kitaru.engine.forks import WAIT, Override, Past, PastCall
 from kitaru.engine.history import RecordedFact
 from kitaru.engine.schema import convert_json, converted, plain_json, problem_with
 from kitaru.engine.upcasts import decode_event
-from kitaru.engine.values import Blobs, stored
+from kitaru.engine.values import Blobs, classes_in, stored
 from kitaru.errors import (
     KitaruBackendError,
     KitaruError,
@@ -360,7 +360,7 @@ def _override(
 def _encoded(runtime: Runtime, key: str, value: Any) -> bytes:
     if key.startswith(f"{WAIT}."):
         value = _as_answer(key, value)
-    types = TypeScope.of(*_classes_in(value))
+    types = TypeScope.of(*classes_in(value))
     return runtime.codec.encode(value, where=f"overrides[{key!r}]", types=types)
 
 
@@ -393,21 +393,6 @@ def _result_hint(definition: FlowDefinition, name: str) -> Any:
         if found and found.name == name:
             return function_hints(found.function).get("return", Any)
     return Any
-
-
-def _classes_in(value: Any) -> Iterator[type]:
-    """The classes of a value's objects, so far as containers hold them."""
-    match value:
-        case dict():
-            for key, item in value.items():
-                yield from _classes_in(key)
-                yield from _classes_in(item)
-        case list() | tuple() | set() | frozenset():
-            yield type(value)
-            for item in value:
-                yield from _classes_in(item)
-        case _:
-            yield type(value)
 
 
 def _append(runtime: Runtime, exec_id: str, plan: Plan, *, claimed: bool) -> Append:

@@ -39,7 +39,7 @@ async def _serve(targets: Sequence[str], ready: Callable[[list[str]], None]) -> 
             runtime.worker.registry.serve(flow.reference, flow.definition)
         runtime.worker.look_now()
         # Before anybody is told that it is ready, and may tell it to stop.
-        stopped = _signalled()
+        stopped = signalled()
         ready(runtime.worker.registry.names)
         if targets:
             await stopped.wait()
@@ -98,7 +98,7 @@ async def _find_flows(runtime: Runtime, tried: set[str]) -> bool:
     return len(runtime.worker.registry.names) > known
 
 
-def _signalled() -> asyncio.Event:
+def signalled() -> asyncio.Event:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -15,12 +15,15 @@ from kitaru.domain.execution.events import (
     CheckpointFailed,
     CheckpointResolved,
     CheckpointStarted,
+    CodeNotLoaded,
+    DeploymentReference,
     EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionMoved,
     ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
@@ -126,12 +129,20 @@ def _words(event: ExecutionEvent) -> str:
     match event:
         case ExecutionStarted(flow=flow, forked_from=ForkedFrom(exec_id=source, anchor=anchor)):
             return f"fork of {flow} started: of {source[:SHORT_ID]}, from {anchor} on"
+        case ExecutionStarted(flow=flow, deployment=DeploymentReference(version=version)):
+            return f"execution of {flow} started, version {version}"
         case ExecutionStarted(flow=flow):
             return f"execution of {flow} started"
+        case ExecutionMoved(deployment=deployment):
+            return f"moved to version {deployment.version} of {deployment.flow}"
+        case CodeNotLoaded(problem=problem):
+            return f"not loaded: {problem}"
         case ExecutionRecovered(previous_owner=owner):
             return f"taken over from {owner}, which had died"
         case ExecutionReopened(reason="retry"):
             return "retry: another attempt was asked for"
+        case ExecutionReopened(reason="load"):
+            return "resume: its code is to be loaded again"
         case ExecutionReopened(reason=reason):
             return f"{reason}: goes on after its divergence"
         case EventOffered(overridden=True):
@@ -243,8 +254,11 @@ def _described(entry: TimelineEntry, event: ExecutionEvent) -> TimelineEntry:
             return replace(entry, failure=failure_of(error, origin_of(origin)))
         case EventOffered():
             return _with_offer(entry, event)
+        case CodeNotLoaded(retry_at=retry_at):
+            return replace(entry, due_at=instant(retry_at))
         case (
-            ExecutionRecovered()
+            ExecutionMoved()
+            | ExecutionRecovered()
             | ExecutionReopened()
             | CancelRequested()
             | ExecutionCancelled()

@@ -1,16 +1,14 @@
 """Looking at executions and steering them, from any process, without the flows' code."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from journal import HeadQuery, JournalError
+from journal import HeadQuery
 from kitaru.bootstrap import Runtime, current_runtime
 from kitaru.domain.execution.retry import checked_retries
 from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import CATEGORY, exec_id_of, stream_of
 from kitaru.errors import (
-    KitaruBackendError,
     KitaruStateError,
     KitaruUsageError,
 )
@@ -18,12 +16,13 @@ from kitaru.operations import executions as operations
 from kitaru.operations import forks, resolving, waits
 from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
-from kitaru.sdk.blocking import refuse_on_event_loop
-from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, on_loop
+from kitaru.sdk.deployments import AsyncDeployments, Deployments
+from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
+from kitaru.sdk.loops import block, on_loop, on_runtime
 from kitaru.sdk.stacks import AsyncStacks, Stacks
 from kitaru.status import ExecutionStatus
 
-T = TypeVar("T")
+_INSTEAD = "use AsyncKitaruClient"
 _NOTHING = object()
 PAGE_SIZE = 20
 
@@ -41,6 +40,11 @@ class KitaruClient:
         """The stacks of the configured journal."""
         return Stacks()
 
+    @property
+    def deployments(self) -> Deployments:
+        """The deployed versions of flows in the configured journal."""
+        return Deployments()
+
 
 class AsyncKitaruClient:
     """The same for async code."""
@@ -55,6 +59,11 @@ class AsyncKitaruClient:
         """The stacks of the configured journal."""
         return AsyncStacks()
 
+    @property
+    def deployments(self) -> AsyncDeployments:
+        """The deployed versions of flows in the configured journal."""
+        return AsyncDeployments()
+
 
 class AsyncExecutions:
     """What can be asked of executions; every id may be an unambiguous beginning of one."""
@@ -64,7 +73,7 @@ class AsyncExecutions:
 
         Raises KitaruStateError for an unknown id and KitaruUsageError for an ambiguous one.
         """
-        return await _on_runtime(lambda runtime: _get(runtime, exec_id))
+        return await on_runtime(lambda runtime: _get(runtime, exec_id))
 
     async def list(
         self,
@@ -77,11 +86,11 @@ class AsyncExecutions:
     ) -> list[Execution]:
         """Summaries, newest first: `limit` of them, or page number `page` (from 1) of `size`."""
         wanted = _page(limit, page, size)
-        return await _on_runtime(lambda runtime: _list(runtime, flow, status, *wanted))
+        return await on_runtime(lambda runtime: _list(runtime, flow, status, *wanted))
 
     async def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
         """The newest execution that matches. Raises KitaruStateError when there is none."""
-        return await _on_runtime(lambda runtime: _latest(runtime, flow, status))
+        return await on_runtime(lambda runtime: _latest(runtime, flow, status))
 
     async def handle(self, exec_id: str) -> AsyncFlowHandle[Any]:
         """A handle on an execution. It needs no import of the flow: classes that only the flow
@@ -96,13 +105,11 @@ class AsyncExecutions:
         Its body gets the request at its next durable step and may run handlers. Raises
         KitaruStateError when it has already ended otherwise.
         """
-        return await _on_runtime(
-            lambda runtime: _steer(runtime, exec_id, operations.cancel, reason)
-        )
+        return await on_runtime(lambda runtime: _steer(runtime, exec_id, operations.cancel, reason))
 
     async def force_cancel(self, exec_id: str) -> Execution:
         """Ends an execution that nobody runs, without its handlers."""
-        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, operations.force_cancel))
+        return await on_runtime(lambda runtime: _steer(runtime, exec_id, operations.force_cancel))
 
     async def retry(self, exec_id: str) -> Execution:
         """Re-opens a failed execution: completed calls are kept, the failed one is tried again.
@@ -110,7 +117,7 @@ class AsyncExecutions:
         It runs here when this process can load its flow, else wherever a worker serves it. Raises
         KitaruStateError unless it has failed.
         """
-        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, _retry))
+        return await on_runtime(lambda runtime: _steer(runtime, exec_id, _retry))
 
     async def resume(self, exec_id: str) -> Execution:
         """Goes on with an execution that nobody runs, in this process.
@@ -118,7 +125,7 @@ class AsyncExecutions:
         Raises KitaruStateError when it has ended or another process runs it, and KitaruUsageError
         when its flow cannot be loaded here.
         """
-        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, operations.resume))
+        return await on_runtime(lambda runtime: _steer(runtime, exec_id, operations.resume))
 
     async def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
         """The waits of an execution that nobody has answered, oldest first."""
@@ -133,7 +140,7 @@ class AsyncExecutions:
         KitaruStateError when there is no such wait, when it was answered with another value, or
         when the execution has ended.
         """
-        return await _on_runtime(
+        return await on_runtime(
             lambda runtime: _steer(runtime, exec_id, waits.give_input, wait, value)
         )
 
@@ -142,7 +149,7 @@ class AsyncExecutions:
 
         Raises KitaruStateError when no such wait is open.
         """
-        return await _on_runtime(
+        return await on_runtime(
             lambda runtime: _steer(runtime, exec_id, waits.abort_wait, wait, reason)
         )
 
@@ -174,7 +181,7 @@ class AsyncExecutions:
                 idempotency_key=idempotency_key,
             )
         )
-        return await _on_runtime(lambda runtime: _fork(runtime, request, retries, cache))
+        return await on_runtime(lambda runtime: _fork(runtime, request, retries, cache))
 
     async def resolve(
         self,
@@ -202,7 +209,7 @@ class AsyncExecutions:
             step, given = resolving.let_run_again, ()
         else:
             step, given = resolving.give_result, (result,)
-        return await _on_runtime(lambda runtime: _steer(runtime, exec_id, step, call, *given))
+        return await on_runtime(lambda runtime: _steer(runtime, exec_id, step, call, *given))
 
 
 class Executions:
@@ -216,7 +223,7 @@ class Executions:
 
         Raises KitaruStateError for an unknown id and KitaruUsageError for an ambiguous one.
         """
-        return _block("executions.get()", lambda: self._aio.get(exec_id))
+        return block("executions.get()", _INSTEAD, lambda: self._aio.get(exec_id))
 
     def list(
         self,
@@ -228,50 +235,56 @@ class Executions:
         size: int | None = None,
     ) -> list[Execution]:
         """Summaries, newest first: `limit` of them, or page number `page` (from 1) of `size`."""
-        return _block(
+        return block(
             "executions.list()",
+            _INSTEAD,
             lambda: self._aio.list(flow=flow, status=status, limit=limit, page=page, size=size),
         )
 
     def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
         """The newest execution that matches. Raises KitaruStateError when there is none."""
-        return _block("executions.latest()", lambda: self._aio.latest(flow=flow, status=status))
+        return block(
+            "executions.latest()", _INSTEAD, lambda: self._aio.latest(flow=flow, status=status)
+        )
 
     def handle(self, exec_id: str) -> FlowHandle[Any]:
         """A handle on an execution. It needs no import of the flow: classes that only the flow
         knows come as `RecordedObject`."""
-        return _block("executions.handle()", lambda: self._aio.handle(exec_id)).sync
+        return block("executions.handle()", _INSTEAD, lambda: self._aio.handle(exec_id)).sync
 
     def cancel(self, exec_id: str, reason: str = "") -> Execution:
         """Asks an execution to end; see `AsyncExecutions.cancel`."""
-        return _block("executions.cancel()", lambda: self._aio.cancel(exec_id, reason))
+        return block("executions.cancel()", _INSTEAD, lambda: self._aio.cancel(exec_id, reason))
 
     def force_cancel(self, exec_id: str) -> Execution:
         """Ends an execution that nobody runs, without its handlers."""
-        return _block("executions.force_cancel()", lambda: self._aio.force_cancel(exec_id))
+        return block("executions.force_cancel()", _INSTEAD, lambda: self._aio.force_cancel(exec_id))
 
     def retry(self, exec_id: str) -> Execution:
         """Re-opens a failed execution; see `AsyncExecutions.retry`."""
-        return _block("executions.retry()", lambda: self._aio.retry(exec_id))
+        return block("executions.retry()", _INSTEAD, lambda: self._aio.retry(exec_id))
 
     def resume(self, exec_id: str) -> Execution:
         """Goes on with an execution that nobody runs; see `AsyncExecutions.resume`."""
-        return _block("executions.resume()", lambda: self._aio.resume(exec_id))
+        return block("executions.resume()", _INSTEAD, lambda: self._aio.resume(exec_id))
 
     def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
         """The waits of an execution that nobody has answered, oldest first."""
-        return _block("executions.pending_waits()", lambda: self._aio.pending_waits(exec_id))
+        return block(
+            "executions.pending_waits()", _INSTEAD, lambda: self._aio.pending_waits(exec_id)
+        )
 
     def input(self, exec_id: str, *, wait: str, value: Any) -> Execution:
         """Answers a wait; see `AsyncExecutions.input`."""
-        return _block(
-            "executions.input()", lambda: self._aio.input(exec_id, wait=wait, value=value)
+        return block(
+            "executions.input()", _INSTEAD, lambda: self._aio.input(exec_id, wait=wait, value=value)
         )
 
     def abort_wait(self, exec_id: str, *, wait: str, reason: str = "") -> Execution:
         """Ends an open wait without an answer; see `AsyncExecutions.abort_wait`."""
-        return _block(
+        return block(
             "executions.abort_wait()",
+            _INSTEAD,
             lambda: self._aio.abort_wait(exec_id, wait=wait, reason=reason),
         )
 
@@ -288,8 +301,9 @@ class Executions:
         **flow_inputs: Any,
     ) -> Execution:
         """Makes a fork of an execution; see `AsyncExecutions.replay`."""
-        return _block(
+        return block(
             "executions.replay()",
+            _INSTEAD,
             lambda: self._aio.replay(
                 exec_id,
                 from_=from_,
@@ -311,26 +325,13 @@ class Executions:
         run_again: bool = False,
     ) -> Execution:
         """Says what came of a call that needs review; see `AsyncExecutions.resolve`."""
-        return _block(
+        return block(
             "executions.resolve()",
+            _INSTEAD,
             lambda: self._aio.resolve(
                 exec_id, call, result=result, failed=failed, run_again=run_again
             ),
         )
-
-
-async def _on_runtime(make: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
-    runtime = current_runtime()
-    try:
-        return await on_loop(runtime, lambda: make(runtime))
-    except JournalError as error:
-        raise KitaruBackendError(str(error)) from error
-
-
-def _block(what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    refuse_on_event_loop(what, "use AsyncKitaruClient", depth=3)
-    runtime = current_runtime()
-    return asyncio.run_coroutine_threadsafe(make(), runtime.loop).result()
 
 
 async def _find(runtime: Runtime, exec_id: str) -> str:

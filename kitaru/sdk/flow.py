@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from kitaru import settings
 from kitaru.bootstrap import Runtime, blocking, current_runtime
+from kitaru.domain.deployment.state import DEFAULT_TAG
 from kitaru.domain.execution.events import FrozenOptions, SourceReference
 from kitaru.domain.execution.retry import checked_retries
 from kitaru.engine.context import FlowScope, scope
@@ -18,13 +19,21 @@ from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.source import fingerprint_of, loading, reference_of
 from kitaru.errors import (
     KitaruContextError,
-    KitaruFeatureNotAvailableError,
     KitaruUsageError,
 )
 from kitaru.image import NO_IMAGE, ImageSetting, ImageSettings, image_settings
-from kitaru.operations import executions, forks, placing
+from kitaru.operations import deployments, executions, forks, packaging, placing
+from kitaru.projections.deployments import DeployedVersion
 from kitaru.sdk.blocking import refuse_on_event_loop
-from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle, Started
+from kitaru.sdk.deployments import (
+    AsyncDeployment,
+    Deployment,
+    found,
+    invoke_blocking,
+    invoke_soon,
+)
+from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
+from kitaru.sdk.loops import block, on_runtime, soon
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -147,16 +156,66 @@ class _Source:
     def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
         runtime = current_runtime()
         prepared, wanted = self._prepare(runtime, args, kwargs)
-        started = _soon(runtime, placing.start(runtime, prepared, wanted))
+        started = soon(runtime, placing.start(runtime, prepared, wanted))
         return AsyncFlowHandle(runtime, prepared.exec_id, self.definition.types, started)
 
-    def deploy(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("my_flow.deploy() does not exist yet; use .run().")
+    async def _deploy(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: RunOptions,
+        tags: Mapping[str, bool] | None,
+        default_on_first: bool,
+    ) -> AsyncDeployment[Any]:
+        led_by = {DEFAULT_TAG: True} if tags is None else tags
 
-    def invoke(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not available yet."""
-        raise KitaruFeatureNotAvailableError("my_flow.invoke() does not exist yet; use .run().")
+        async def deploy(runtime: Runtime) -> DeployedVersion:
+            # Packing reads a whole tree, and git has its say: not on the loop.
+            placement = await placing.find(runtime, _wanted(self.name, options))
+            frozen = placement.onto(_frozen(options))
+            made = await asyncio.to_thread(self._package, runtime, args, kwargs, frozen)
+            return await deployments.deploy(
+                runtime, self.name, made, tags=led_by, default_on_first=default_on_first
+            )
+
+        return AsyncDeployment(await on_runtime(deploy), self.definition.types)
+
+    async def _deployments(self) -> list[AsyncDeployment[Any]]:
+        views = await on_runtime(lambda runtime: deployments.listed(runtime, self.name))
+        return [AsyncDeployment(view, self.definition.types) for view in views]
+
+    def _invocation(
+        self,
+        version: int | None,
+        tag: str | None,
+        idempotency_key: str | None,
+        inputs: dict[str, Any],
+    ) -> deployments.Invocation:
+        _check_place(self.name)
+        return deployments.Invocation(
+            flow=self.name,
+            version=version,
+            tag=tag,
+            inputs=inputs,
+            idempotency_key=idempotency_key,
+        )
+
+    def _package(
+        self,
+        runtime: Runtime,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: FrozenOptions,
+    ) -> packaging.Package:
+        return packaging.package(
+            self.definition,
+            self.reference,
+            self._fingerprint,
+            options,
+            args,
+            kwargs,
+            runtime.url,
+        )
 
     def _refuse_call(self) -> NoReturn:
         name = self.name
@@ -220,6 +279,80 @@ class Flow(_Source, Generic[P, R]):
         runtime = current_runtime()
         blocking(runtime, lambda: forks.fork(runtime, new_id, request, target))
         return FlowHandle(runtime, new_id, self.definition.types)
+
+    def deploy(
+        self,
+        /,
+        *args: Any,
+        stack: str | None = None,
+        image: Any = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        tags: Mapping[str, bool] | None = None,
+        publish_default_on_first_deploy: bool = True,
+        **kwargs: Any,
+    ) -> Deployment[R]:
+        """Makes the flow's project, as it is in its files now, the flow's next version.
+
+        The arguments are what `invoke` uses where it is given no other. The tag ``default`` moves
+        to the new version, unless `tags` says otherwise: names, and whether each leads to one
+        version alone. The first version gets ``default`` in any case, unless
+        `publish_default_on_first_deploy` is False.
+
+        Raises KitaruDeploymentInputValuesError for inputs that are missing or do not fit,
+        KitaruUsageError for a flow or a project that cannot be deployed and for a bad tag,
+        KitaruSerializationError for an input that cannot be kept, KitaruBackendError when the
+        journal cannot be written. Nothing is deployed then.
+        """
+        refuse_on_event_loop(f"{self.name}.deploy()", f"use `await {self.name}.aio.deploy(...)`")
+        options = _overridden(self.name, self._options, _given(stack, image, cache, retries, None))
+        made = block(
+            f"{self.name}.deploy()",
+            "",
+            lambda: self._deploy(args, kwargs, options, tags, publish_default_on_first_deploy),
+        )
+        return made.sync
+
+    def deployments(self) -> list[Deployment[R]]:
+        """Every version of this flow that can be invoked, newest first."""
+        instead = f"use `await {self.name}.aio.deployments()`"
+        made = block(f"{self.name}.deployments()", instead, self._deployments)
+        return [deployment.sync for deployment in made]
+
+    def deployment(self, *, version: int | None = None, tag: str | None = None) -> Deployment[R]:
+        """The version that a number or a tag stands for; without either, the tag ``default``.
+
+        Raises KitaruDeploymentNotFoundError (a LookupError) where there is none, KitaruStateError
+        when the tag leads to several, KitaruUsageError when both are given.
+        """
+        instead = f"use `await {self.name}.aio.deployment(...)`"
+        made = block(
+            f"{self.name}.deployment()",
+            instead,
+            lambda: found(self.name, version, tag, self.definition.types),
+        )
+        return made.sync
+
+    def invoke(
+        self,
+        *,
+        version: int | None = None,
+        tag: str | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> FlowHandle[R]:
+        """Starts an execution of a deployed version, and returns once the start is durable.
+
+        It runs in a runner process that loads that version's code and nothing of this one's. By
+        `version`, by `tag`, or, without either, by the tag ``default``. `flow_inputs` take the
+        place of those that the version was deployed with.
+
+        Raises KitaruDeploymentInputValuesError for inputs that do not fit, and what `deployment`
+        does.
+        """
+        refuse_on_event_loop(f"{self.name}.invoke()", f"use `await {self.name}.aio.invoke(...)`")
+        invocation = self._invocation(version, tag, idempotency_key, flow_inputs)
+        return invoke_blocking(f"{self.name}.invoke()", invocation, self.definition.types)
 
     def with_options(
         self,
@@ -285,8 +418,49 @@ class AsyncFlow(_Source, Generic[P, R]):
         given = _given(stack, image, cache, retries, idempotency_key)
         new_id, request, target = self._prepare_fork(exec_id, from_, overrides, given, flow_inputs)
         runtime = current_runtime()
-        started = _soon(runtime, forks.fork(runtime, new_id, request, target))
+        started = soon(runtime, forks.fork(runtime, new_id, request, target))
         return AsyncFlowHandle(runtime, new_id, self.definition.types, started)
+
+    async def deploy(
+        self,
+        /,
+        *args: Any,
+        stack: str | None = None,
+        image: Any = None,
+        cache: bool | None = None,
+        retries: int | None = None,
+        tags: Mapping[str, bool] | None = None,
+        publish_default_on_first_deploy: bool = True,
+        **kwargs: Any,
+    ) -> AsyncDeployment[R]:
+        """Makes the flow's project the flow's next version; as `Flow.deploy`."""
+        options = _overridden(self.name, self._options, _given(stack, image, cache, retries, None))
+        return await self._deploy(args, kwargs, options, tags, publish_default_on_first_deploy)
+
+    async def deployments(self) -> list[AsyncDeployment[R]]:
+        """Every version of this flow that can be invoked, newest first."""
+        return await self._deployments()
+
+    async def deployment(
+        self, *, version: int | None = None, tag: str | None = None
+    ) -> AsyncDeployment[R]:
+        """The version that a number or a tag stands for; as `Flow.deployment`."""
+        return await found(self.name, version, tag, self.definition.types)
+
+    def invoke(
+        self,
+        *,
+        version: int | None = None,
+        tag: str | None = None,
+        idempotency_key: str | None = None,
+        **flow_inputs: Any,
+    ) -> AsyncFlowHandle[R]:
+        """Submits an execution of a deployed version; ``await`` the handle to be sure of it.
+
+        Takes what `Flow.invoke` does, and the handle raises what that does when it is awaited.
+        """
+        invocation = self._invocation(version, tag, idempotency_key, flow_inputs)
+        return invoke_soon(invocation, self.definition.types)
 
     def with_options(
         self,
@@ -430,12 +604,6 @@ def _frozen(options: RunOptions) -> FrozenOptions:
         retries=config.retries if options.retries is None else options.retries,
         cache=_cache(config) if options.cache is None else options.cache,
     )
-
-
-def _soon(runtime: Runtime, start: Coroutine[Any, Any, None]) -> Started:
-    if runtime.on_own_loop:
-        return runtime.loop.create_task(start)
-    return asyncio.run_coroutine_threadsafe(start, runtime.loop)
 
 
 def _cache(config: settings.KitaruConfig) -> bool | None:

@@ -12,19 +12,12 @@ from kitaru.errors import KitaruStateError
 from kitaru.operations import executions
 from kitaru.sdk import prompt
 from kitaru.sdk.blocking import refuse_on_event_loop
+from kitaru.sdk.loops import on_loop
 from kitaru.status import ExecutionStatus
 
 Started = asyncio.Future[None] | Future[None]
 """The start's becoming durable: of the runtime's own loop, or to be waited for by any thread."""
 R = TypeVar("R")
-T = TypeVar("T")
-
-
-async def on_loop(runtime: Runtime, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Runs a coroutine on the runtime's loop, from whichever loop the caller stands on."""
-    if runtime.on_own_loop:
-        return await make()
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), runtime.loop))
 
 
 class _Handle(Generic[R]):

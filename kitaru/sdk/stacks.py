@@ -1,16 +1,11 @@
 """Stacks: what there is, which one is chosen, and how they come and go."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from journal import JournalError
-from kitaru.bootstrap import Runtime, current_runtime
-from kitaru.errors import KitaruBackendError
 from kitaru.operations import stacks as operations
 from kitaru.projections.stacks import StackInfo
-from kitaru.sdk.blocking import refuse_on_event_loop
-from kitaru.sdk.handle import on_loop
+from kitaru.sdk.loops import block, on_runtime
 
 T = TypeVar("T")
 
@@ -20,11 +15,11 @@ class AsyncStacks:
 
     async def list(self) -> "list[StackInfo]":
         """All stacks; the built-in one, ``local``, comes first."""
-        return await _on_runtime(operations.list_stacks)
+        return await on_runtime(operations.list_stacks)
 
     async def current(self) -> StackInfo:
         """The stack of flows that name none. Raises KitaruUsageError when it does not exist."""
-        return await _on_runtime(operations.current_stack)
+        return await on_runtime(operations.current_stack)
 
     async def get(self, name_or_id: str) -> StackInfo:
         """One stack. Raises KitaruUsageError, which lists what there is."""
@@ -32,7 +27,7 @@ class AsyncStacks:
 
     async def use(self, name_or_id: str) -> StackInfo:
         """Makes a stack the active one; see `kitaru.use_stack`."""
-        return await _on_runtime(lambda runtime: operations.use_stack(runtime, name_or_id))
+        return await on_runtime(lambda runtime: operations.use_stack(runtime, name_or_id))
 
     async def create(
         self,
@@ -43,7 +38,7 @@ class AsyncStacks:
         labels: Mapping[str, str] | None = None,
     ) -> StackInfo:
         """Defines a stack; see `kitaru.create_stack`."""
-        return await _on_runtime(
+        return await on_runtime(
             lambda runtime: operations.create_stack(
                 runtime, name, type=type, activate=activate, labels=labels
             )
@@ -51,7 +46,7 @@ class AsyncStacks:
 
     async def delete(self, name_or_id: str, *, force: bool = False) -> StackInfo:
         """Takes a stack away; see `kitaru.delete_stack`."""
-        return await _on_runtime(
+        return await on_runtime(
             lambda runtime: operations.delete_stack(runtime, name_or_id, force=force)
         )
 
@@ -149,15 +144,5 @@ def delete_stack(name_or_id: str, *, force: bool = False) -> StackInfo:
     return _block("delete_stack()", lambda: AsyncStacks().delete(name_or_id, force=force))
 
 
-async def _on_runtime(make: Callable[[Runtime], Coroutine[Any, Any, T]]) -> T:
-    runtime = current_runtime()
-    try:
-        return await on_loop(runtime, lambda: make(runtime))
-    except JournalError as error:
-        raise KitaruBackendError(str(error)) from error
-
-
 def _block(what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    refuse_on_event_loop(what, "use AsyncKitaruClient().stacks", depth=3)
-    runtime = current_runtime()
-    return asyncio.run_coroutine_threadsafe(make(), runtime.loop).result()
+    return block(what, "use AsyncKitaruClient().stacks", make, depth=4)

@@ -12,12 +12,14 @@ from kitaru.domain.execution.events import (
     CheckpointFailed,
     CheckpointResolved,
     CheckpointStarted,
+    CodeNotLoaded,
     EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionMoved,
     ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
@@ -62,6 +64,10 @@ def _parts(event: ExecutionEvent, names: Mapping[str, str]) -> list[object]:
     match event:
         case ExecutionStarted():
             return ["execution_started", event.flow, value(event.arguments), _how(event, names)]
+        case ExecutionMoved(deployment=deployment):
+            return ["execution_moved", deployment.version]
+        case CodeNotLoaded(failures=failures):
+            return ["code_not_loaded", failures]
         case ExecutionRecovered(recoveries=recoveries):
             return ["execution_recovered", recoveries]
         case ExecutionReopened(reason=reason):

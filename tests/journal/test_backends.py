@@ -399,6 +399,56 @@ async def test_the_longest_due_are_claimed_first(journal: Journal) -> None:
     assert [head.stream for head, _ in await journal.claim(query)] == ["ex-0"]
 
 
+async def test_a_claim_takes_only_what_is_on_its_routes(journal: Journal) -> None:
+    for number, route in enumerate(["", "here", "here%", "there"], 1):
+        await journal.append(start(f"ex-{number}", head=HeadChange("r", "order", 0, route=route)))
+
+    async def taken(**options: Any) -> list[tuple[str, str]]:
+        found = await journal.claim(claim(seconds=0, **options))
+        return sorted((head.stream, head.route) for head, _ in found)
+
+    assert await taken() == [("ex-1", "")]
+    assert await taken(routes=["here"]) == [("ex-2", "here")]
+    assert await taken(routes=["there", "", "there"]) == [("ex-1", ""), ("ex-4", "there")]
+    assert await taken(routes=[]) == []
+    assert await taken(routes=["here"], names=["ship"]) == []
+    assert await taken(stream="ex-4", names=[]) == [("ex-4", "there")]
+
+
+async def test_a_claim_may_ask_for_no_name(journal: Journal) -> None:
+    await journal.append(start("ex-1", head=HeadChange("r", "order", 0, route="here")))
+    await journal.append(start("ex-2", head=HeadChange("r", "ship", 0, route="here")))
+    await journal.append(start("other-3", head=HeadChange("r", "ship", 0, route="here")))
+    await journal.append(start("ex-4", head=HeadChange("r", "ship", None, route="here")))
+    taken = await journal.claim(claim(names=None, routes=["here"]))
+    assert [head.stream for head, _ in taken] == ["ex-1", "ex-2"]
+
+
+async def test_an_append_may_change_the_route(journal: Journal) -> None:
+    first = await journal.append(start(head=HeadChange("r", "order", 0, route="here")))
+    await journal.append(more(first, b"x", head=HeadChange("r", "order", 0, route="there")))
+    assert await journal.claim(claim(routes=["here"])) == []
+    assert len(await journal.claim(claim(routes=["there"]))) == 1
+
+
+async def test_heads_are_found_by_their_route_and_by_being_free(
+    journal: Journal, advance: Callable[[float], None]
+) -> None:
+    soon = journal.now() + 5_000_000
+    for number, (route, due_at) in enumerate(
+        [("", 0), ("on:a", 0), ("on:b", soon), ("on:c", None)]
+    ):
+        head = HeadChange("r", "order", due_at, route=route)
+        await journal.append(start(f"ex-{number}", head=head))
+    assert await listed(journal, route_prefix="on:") == ["ex-3", "ex-2", "ex-1"]
+    assert await listed(journal, route_prefix="on:b") == ["ex-2"]
+    assert await listed(journal, route_prefix="on:", claimable_at=journal.now()) == ["ex-1"]
+    await journal.claim(claim(routes=["on:a"], seconds=2))
+    assert await listed(journal, route_prefix="on:", claimable_at=journal.now()) == []
+    advance(5)
+    assert await listed(journal, route_prefix="on:", claimable_at=journal.now()) == ["ex-2", "ex-1"]
+
+
 async def test_one_stream_is_claimed_whether_it_is_due_or_not(
     journal: Journal, advance: Callable[[float], None]
 ) -> None:

@@ -32,6 +32,7 @@ fits: list[type[Journal]] = [InMemoryJournal, SqliteJournal]
 
 identities = st.sampled_from(["ex-1", "ex-2", "ex-%", "other-1"])
 names = st.sampled_from(["order", "ship"])
+routes = st.sampled_from(["", "here", "there", "%"])
 owners = st.sampled_from(["me", "you"])
 seconds = st.sampled_from([0.0, 1.0, 10.0])
 new_events = st.builds(
@@ -45,6 +46,7 @@ head_changes = st.builds(
     due_at=instants,
     parent=st.none() | identities,
     summary=st.binary(max_size=5),
+    route=routes,
 )
 claims = st.builds(Claim, owners, seconds)
 
@@ -134,15 +136,24 @@ class Difference(RuleBasedStateMachine):
 
     @rule(
         claim=claims,
-        wanted=st.lists(names, max_size=2),
+        wanted=st.none() | st.lists(names, max_size=2),
         limit=st.integers(0, 3),
         stream=st.none() | identities,
         category=st.sampled_from(["ex", "other"]),
+        on=st.lists(routes, max_size=3),
     )
     def claim(
-        self, claim: Claim, wanted: list[str], limit: int, stream: str | None, category: str
+        self,
+        claim: Claim,
+        wanted: list[str] | None,
+        limit: int,
+        stream: str | None,
+        category: str,
+        on: list[str],
     ) -> None:
-        query = ClaimQuery(category=category, names=wanted, claim=claim, limit=limit, stream=stream)
+        query = ClaimQuery(
+            category=category, names=wanted, claim=claim, limit=limit, stream=stream, routes=on
+        )
         taken = self.both(lambda journal: journal.claim(query))
         self.leases += [lease for _, lease in taken]
 
@@ -172,6 +183,8 @@ class Difference(RuleBasedStateMachine):
         limit=st.integers(-1, 4),
         cursor=st.none() | identities,
         parent=st.none() | identities,
+        route_prefix=st.sampled_from(["", "h", "here", "%"]),
+        claimable_at=instants,
     )
     def list_heads(
         self,
@@ -181,6 +194,8 @@ class Difference(RuleBasedStateMachine):
         limit: int,
         cursor: str | None,
         parent: str | None,
+        route_prefix: str,
+        claimable_at: int | None,
     ) -> None:
         query = HeadQuery(
             category="ex",
@@ -190,6 +205,8 @@ class Difference(RuleBasedStateMachine):
             limit=limit,
             cursor=cursor,
             parent=parent,
+            route_prefix=route_prefix,
+            claimable_at=claimable_at,
         )
         self.both(lambda journal: journal.heads(query))
 

@@ -1,5 +1,6 @@
 """Any number of processes may open the same new file at once, and be killed while they do."""
 
+import hashlib
 import os
 import signal
 import sqlite3
@@ -14,6 +15,8 @@ import pytest
 
 from journal import (
     Append,
+    Claim,
+    ClaimQuery,
     HeadChange,
     JournalUnavailable,
     NewerSchema,
@@ -23,8 +26,11 @@ from journal import (
     open_reader,
 )
 from journal.backends.sqlite.connections import MIGRATIONS, connect_writer
+from journal.hashing import event_hash
 from journal.migrations import APPLICATION_ID, migrate, statements
+from journal.records import GENESIS
 
+ME = Claim("me", 30)
 SCHEMA = Path(MIGRATIONS).parent / "schema.sql"
 SCRIPTS = sorted(Path(MIGRATIONS).glob("*.sql"))
 
@@ -120,6 +126,32 @@ def test_the_schema_that_is_shown_is_the_one_that_migrations_make() -> None:
     assert made.execute("PRAGMA user_version").fetchone() == (len(SCRIPTS),)
     shown.close()
     made.close()
+
+
+async def test_an_older_journal_goes_on_with_its_streams_and_no_route(tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    older.mkdir()
+    for script in SCRIPTS[:3]:
+        (older / script.name).write_text(script.read_text())
+    path = tmp_path / "journal.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    migrate(connection, str(older), str(path))
+    connection.execute("""INSERT INTO heads (id, stream, category, state, name, due_at, created_at,
+        updated_at, anchor_version, anchor_hash, summary)
+        VALUES (1, 'ex-1', 'ex', 'running', 'order', 0, 7, 7, 1, x'', x'')""")
+    hashed = event_hash("ex-1", 1, "Began", 1, 7, 0, hashlib.sha256(b"x").digest(), GENESIS)
+    connection.execute(
+        """INSERT INTO events (position, stream, version, type, schema, recorded_at, epoch,
+        previous_hash, hash, payload) VALUES (1, 1, 1, 'Began', 1, 7, 0, ?, ?, x'78')""",
+        (GENESIS, hashed),
+    )
+    connection.execute("COMMIT")
+    connection.close()
+    journal = await open_journal(str(path))
+    [(head, _)] = await journal.claim(ClaimQuery(category="ex", names=["order"], claim=ME))
+    await journal.close()
+    assert (head.stream, head.route, head.version) == ("ex-1", "", 1)
 
 
 def test_a_script_is_split_into_its_statements() -> None:

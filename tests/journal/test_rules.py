@@ -43,6 +43,7 @@ def test_anything_else_is_no_stream(stream: str) -> None:
         Append("ex-1", (NewEvent("Happened", b"", True),), 0, HEAD),
         Append("ex-1", (EVENT,), 0, HeadChange("s", "n", 2**63)),
         Append("ex-1", (EVENT,), 0, HeadChange("s", "n", None, "\udfff")),
+        Append("ex-1", (EVENT,), 0, HeadChange("s", "n", None, route="\udfff")),
         Append("ex-1", (EVENT,), 0, HeadChange("s", "n", None, None, "text")),  # type: ignore[arg-type]
         Append("ex-1", (EVENT,), 0, HEAD, blobs=("text",)),  # type: ignore[arg-type]
         Append("ex-1", (EVENT,), 0, HEAD, claim=Claim("\ud800", 1)),
@@ -66,14 +67,22 @@ def test_no_lease_is_that_long(seconds: float) -> None:
         check_claim_query(ClaimQuery(category="ex", names=["order"], claim=Claim("me", seconds)))
 
 
-@pytest.mark.parametrize("place", ["category", "names", "owner", "stream"])
+@pytest.mark.parametrize("place", ["category", "names", "owner", "stream", "routes"])
 def test_a_claim_asks_for_what_can_be_stored(place: str) -> None:
-    text = {"category": "ex", "names": "order", "owner": "me", "stream": "ex-1", place: "\ud800"}
+    text = {
+        "category": "ex",
+        "names": "order",
+        "owner": "me",
+        "stream": "ex-1",
+        "routes": "r",
+        place: "\ud800",
+    }
     query = ClaimQuery(
         category=text["category"],
         names=[text["names"]],
         claim=Claim(text["owner"], 1),
         stream=text["stream"],
+        routes=[text["routes"]],
     )
     with pytest.raises(InvalidQuery):
         check_claim_query(query)

@@ -35,6 +35,8 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "lease_seconds": (9, "8.5", 7),
     "stack": ("configured", "environment", "pyproject"),
     "image": ("configured:1", "environment:2", "pyproject:3"),
+    "runners": (3, "2", 1),
+    "runner_idle_seconds": (9, "8.5", 0),
 }
 EXPECTED: dict[str, tuple[Any, Any, Any]] = {
     "journal": (
@@ -51,6 +53,8 @@ EXPECTED: dict[str, tuple[Any, Any, Any]] = {
         ImageSettings(base_image="environment:2"),
         ImageSettings(base_image="pyproject:3"),
     ),
+    "runners": (3, 2, 1),
+    "runner_idle_seconds": (9.0, 8.5, 0.0),
 }
 FILE_NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/?"), min_size=1)
 LAYERS = (Layer.CONFIGURE, Layer.ENVIRONMENT, Layer.PYPROJECT)
@@ -108,7 +112,7 @@ def test_each_layer_is_heard_alone(
     assert getattr(config, option) == EXPECTED[option][LAYERS.index(layer)]
     assert config.origins[option].layer is layer
     others = [config.origins[other].layer for other in VALUES if other != option]
-    assert others == [Layer.BUILT_IN] * 5
+    assert others == [Layer.BUILT_IN] * (len(VALUES) - 1)
 
 
 @pytest.mark.parametrize("option", VALUES)
@@ -278,6 +282,12 @@ def test_a_bad_variable_is_refused_by_name(
         ("image", 3),
         ("image", ["python"]),
         ("image", {"base": "python"}),
+        ("runners", 0),
+        ("runners", True),
+        ("runners", "2"),
+        ("runner_idle_seconds", -1),
+        ("runner_idle_seconds", False),
+        ("runner_idle_seconds", float("nan")),
         ("journal", ""),
         ("journal", 3),
         ("journal", b"/bytes.db"),
@@ -324,7 +334,10 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(folder: Path) -
     with pytest.raises(KitaruUsageError) as caught:
         resolve()
     assert "no key 'retry'" in str(caught.value)
-    assert "cache, image, journal, lease_seconds, retries, stack" in str(caught.value)
+    assert (
+        "cache, image, journal, lease_seconds, retries, runner_idle_seconds, runners, stack"
+        in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ WHERE e.position > ? ORDER BY e.position LIMIT ?
 _HEAD = """
 SELECT h.id, h.stream, h.category, e.version, e.hash, h.state, h.name, h.due_at, h.parent,
     h.summary, h.created_at, h.updated_at, h.owner, h.epoch, h.lease_until,
-    h.anchor_version, h.anchor_hash
+    h.anchor_version, h.anchor_hash, h.route
 FROM heads h LEFT JOIN events e ON e.stream = h.id
     AND e.version = (SELECT max(version) FROM events WHERE stream = h.id)
 """
@@ -109,7 +109,8 @@ def raw_head(stream_id: int) -> Query[Head]:
 
 
 def heads(query: HeadQuery) -> Query[list[Head]]:
-    conditions, parameters = ["h.category = ?"], [query.category]
+    conditions: list[str] = ["h.category = ?"]
+    parameters: list[Any] = [query.category]
     for column, values in (("h.state", query.states), ("h.name", query.names)):
         if values:
             conditions.append(f"{column} IN ({', '.join('?' * len(values))})")
@@ -119,21 +120,32 @@ def heads(query: HeadQuery) -> Query[list[Head]]:
         conditions[0] = "+h.category = ?"
         conditions.append("h.parent = ?")
         parameters.append(query.parent)
+    if query.route_prefix:
+        # The words of the index on routes.
+        conditions.append("h.route != ''")
+        _add_prefix(conditions, parameters, "h.route", query.route_prefix)
+    if query.claimable_at is not None:
+        conditions.append("h.due_at IS NOT NULL AND h.claimable_at <= ?")
+        parameters.append(_within(query.claimable_at))
     if query.stream_prefix:
         if len(query.stream_prefix) > len(query.category) + 1:
             # The plus keeps SQLite from walking the category where the prefix is narrower.
             conditions[0] = "+h.category = ?"
-        # Not LIKE: its wildcards may be in the prefix.
-        conditions.append("h.stream >= ?")
-        parameters.append(query.stream_prefix)
-        if (end := _after_prefix(query.stream_prefix)) is not None:
-            conditions.append("h.stream < ?")
-            parameters.append(end)
+        _add_prefix(conditions, parameters, "h.stream", query.stream_prefix)
     if query.cursor is not None:
         conditions.append("h.id < (SELECT id FROM heads WHERE stream = ?)")
         parameters.append(query.cursor)
     statement = f"{_HEAD} WHERE {' AND '.join(conditions)} ORDER BY h.id DESC LIMIT ?"
     return Query(statement, (*parameters, _limit(query.limit)), _heads_of)
+
+
+def _add_prefix(conditions: list[str], parameters: list[Any], column: str, prefix: str) -> None:
+    # Not LIKE: its wildcards may be in the prefix.
+    conditions.append(f"{column} >= ?")
+    parameters.append(prefix)
+    if (end := _after_prefix(prefix)) is not None:
+        conditions.append(f"{column} < ?")
+        parameters.append(end)
 
 
 def known(cursor: str) -> Query[None]:
@@ -147,16 +159,29 @@ def known(cursor: str) -> Query[None]:
 
 
 def claimable(query: ClaimQuery, now: int) -> list[Query[list[tuple[int, Head]]]]:
-    """One query for each name: each takes its first rows from the index, however many are due."""
+    """One query for each name and route: each takes its first rows from the index, however many are
+    due."""
     if query.stream is not None:
         return [_claimable_stream(query, query.stream, now)]
-    statement = f"""{_HEAD} WHERE h.category = ? AND h.name = ? AND h.due_at IS NOT NULL
-        AND h.claimable_at <= ? ORDER BY h.claimable_at, h.id LIMIT ?"""
+    routes = dict.fromkeys(query.routes)
+    if query.names is None:
+        return [_claimable_on(query, route, now) for route in routes]
+    statement = f"""{_HEAD} WHERE h.category = ? AND h.name = ? AND h.route = ?
+        AND h.due_at IS NOT NULL AND h.claimable_at <= ? ORDER BY h.claimable_at, h.id LIMIT ?"""
     limit = _limit(query.limit)
     return [
-        Query(statement, (query.category, name, now, limit), _numbered_heads)
+        Query(statement, (query.category, name, route, now, limit), _numbered_heads)
         for name in dict.fromkeys(query.names)
+        for route in routes
     ]
+
+
+def _claimable_on(query: ClaimQuery, route: str, now: int) -> Query[list[tuple[int, Head]]]:
+    """Of any name. The plus keeps SQLite from walking the category where the route is narrower."""
+    narrow = "h.route != '' AND +h.category = ?" if route else "h.category = ?"
+    statement = f"""{_HEAD} WHERE h.route = ? AND {narrow} AND h.due_at IS NOT NULL
+        AND h.claimable_at <= ? ORDER BY h.claimable_at, h.id LIMIT ?"""
+    return Query(statement, (route, query.category, now, _limit(query.limit)), _numbered_heads)
 
 
 def _claimable_stream(query: ClaimQuery, stream: str, now: int) -> Query[list[tuple[int, Head]]]:
@@ -180,6 +205,10 @@ def blob(digest: str) -> Query[bytes]:
         return _opened(digest, key, *rows[0])
 
     return Query(_BLOB, (key,), meaning)
+
+
+def _within(instant: int) -> int:
+    return min(max(-_LARGEST, instant), _LARGEST)
 
 
 def head_of(row: Row) -> Head:

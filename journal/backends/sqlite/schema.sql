@@ -1,3 +1,4 @@
+-- `route` says which runners may claim the stream; empty: whoever serves its name.
 CREATE TABLE heads (
     id INTEGER PRIMARY KEY,
     stream TEXT NOT NULL UNIQUE,
@@ -15,17 +16,20 @@ CREATE TABLE heads (
     lease_until INTEGER NOT NULL DEFAULT 0,
     claimable_at INTEGER GENERATED ALWAYS AS (max(due_at, lease_until)) VIRTUAL,
     summary BLOB NOT NULL
-);
+    , route TEXT NOT NULL DEFAULT '');
 
 CREATE INDEX heads_newest ON heads (category);
 
 CREATE INDEX heads_by_state ON heads (category, state);
 
 -- Only heads that are due at some time: finished and waiting ones cost a claim nothing.
-CREATE INDEX heads_claimable ON heads (category, name, claimable_at) WHERE due_at IS NOT NULL;
+CREATE INDEX heads_claimable ON heads (category, name, route, claimable_at) WHERE due_at IS NOT NULL;
 
 -- Few heads have a parent: the others cost this index nothing.
 CREATE INDEX heads_by_parent ON heads (parent) WHERE parent IS NOT NULL;
+
+-- Few heads have a route: the others cost this index nothing.
+CREATE INDEX heads_by_route ON heads (route, claimable_at) WHERE route != '';
 
 -- A rowid table with integer stream ids: a key that leads with the stream's name writes one page for
 -- each event of a group commit.

@@ -51,16 +51,18 @@ SELECT key, position FROM events WHERE position > ? AND key IS NOT NULL ORDER BY
 """
 _NOTE_INDEXED = "UPDATE indexed SET position = ?"
 _INSERT_HEAD = """
-INSERT INTO heads (id, stream, category, state, name, due_at, parent, summary, created_at,
+INSERT INTO heads (id, stream, category, state, name, due_at, parent, summary, route, created_at,
     updated_at, anchor_version, anchor_hash, owner, epoch, lease_until)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE_HEAD = """
-UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, updated_at = ?,
+UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, route = ?,
+    updated_at = ?,
     anchor_version = ?, anchor_hash = ? WHERE id = ?
 """
 _UPDATE_HEAD_AND_LEASE = """
-UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, updated_at = ?,
+UPDATE heads SET state = ?, name = ?, due_at = ?, parent = ?, summary = ?, route = ?,
+    updated_at = ?,
     anchor_version = ?, anchor_hash = ?, owner = ?, epoch = ?, lease_until = ? WHERE id = ?
 """
 _UPDATE_LEASE = "UPDATE heads SET owner = ?, epoch = ?, lease_until = ? WHERE id = ?"
@@ -400,7 +402,9 @@ class Transaction:
 
 
 def _head_values(change: HeadChange) -> tuple[Any, ...]:
-    return (change.state, change.name, change.due_at, change.parent, change.summary)
+    return (
+        change.state, change.name, change.due_at, change.parent, change.summary, change.route
+    )  # fmt: skip
 
 
 def _end_of(id_: int, head: Head) -> StreamEnd:

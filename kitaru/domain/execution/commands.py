@@ -2,7 +2,12 @@
 
 from msgspec import Struct
 
-from kitaru.domain.execution.events import CheckpointEvent, ExecutionStarted
+from kitaru.domain.execution.events import (
+    CheckpointEvent,
+    DeploymentReference,
+    ExecutionStarted,
+    SourceReference,
+)
 from kitaru.domain.execution.retry import Retry
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.status import FailureOrigin
@@ -12,6 +17,21 @@ class Start(Struct, frozen=True):
     """Begin an execution with these facts."""
 
     facts: ExecutionStarted
+
+
+class Move(Struct, frozen=True):
+    """Let another version of its flow go on with the execution."""
+
+    deployment: DeploymentReference
+    source: SourceReference
+    fingerprint: str = ""
+
+
+class ReportNotLoaded(Struct, frozen=True):
+    """The code of the execution's version could not be loaded."""
+
+    problem: str
+    now: int
 
 
 class Recover(Struct, frozen=True):
@@ -94,13 +114,16 @@ class Resolve(Struct, frozen=True):
 
 
 class Reopen(Struct, frozen=True):
-    """Another attempt for an execution that failed (``retry``) or diverged (``resume``)."""
+    """Another attempt for an execution that failed (``retry``) or diverged (``resume``), or whose
+    code could not be loaded (``load``)."""
 
     reason: str
 
 
 Command = (
     Start
+    | Move
+    | ReportNotLoaded
     | Recover
     | FailCheckpoint
     | Complete

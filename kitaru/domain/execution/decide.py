@@ -11,8 +11,10 @@ from kitaru.domain.execution.commands import (
     FailAttempt,
     FailCheckpoint,
     GiveInput,
+    Move,
     Recover,
     Reopen,
+    ReportNotLoaded,
     Resolve,
     Start,
 )
@@ -23,10 +25,12 @@ from kitaru.domain.execution.events import (
     CheckpointEvent,
     CheckpointFailed,
     CheckpointResolved,
+    CodeNotLoaded,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionMoved,
     ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
@@ -42,6 +46,8 @@ from kitaru.errors import KitaruStateError
 from kitaru.status import ExecutionStatus, FailureOrigin
 
 Events = tuple[ExecutionEvent, ...]
+LOAD_DELAYS_S = (1, 8, 60, 600, 3_600)
+"""How long code that could not be loaded is left alone, after the first time, the second, …"""
 
 
 def decide(state: ExecutionState, command: Command) -> Events:
@@ -54,6 +60,12 @@ def decide(state: ExecutionState, command: Command) -> Events:
             if state.status is not None:
                 raise KitaruStateError("The execution exists already.")
             return (facts,)
+        case Move():
+            return _move(_open(state), command)
+        case ReportNotLoaded(problem=problem, now=now):
+            failures = _open(state).load_failures + 1
+            retry_at = now + load_delay_us(failures)
+            return (CodeNotLoaded(problem=problem, failures=failures, retry_at=retry_at),)
         case Recover():
             return _recover(_open(state), command)
         case FailCheckpoint():
@@ -101,6 +113,24 @@ def _open(state: ExecutionState) -> ExecutionState:
     if state.is_finished:
         raise KitaruStateError(f"The execution is already {state.status}.")
     return state
+
+
+def load_delay_us(failures: int) -> int:
+    """How long code is left alone that could not be loaded so often in a row."""
+    return LOAD_DELAYS_S[min(failures, len(LOAD_DELAYS_S)) - 1] * 1_000_000
+
+
+def _move(state: ExecutionState, command: Move) -> Events:
+    if state.deployment is None:
+        raise KitaruStateError(
+            "The execution runs no deployed version of its flow: it was started with run()."
+        )
+    moved = ExecutionMoved(
+        deployment=command.deployment, source=command.source, fingerprint=command.fingerprint
+    )
+    if state.status is ExecutionStatus.DIVERGED:
+        return (moved, ExecutionReopened(reason="resume"))
+    return (moved,)
 
 
 def _recover(state: ExecutionState, command: Recover) -> Events:
@@ -236,6 +266,10 @@ def _of_call(call: CheckpointEvent) -> dict[str, Any]:
 
 
 def _reopen(state: ExecutionState, command: Reopen) -> Events:
+    if command.reason == "load":
+        if not _open(state).load_failures:
+            raise KitaruStateError("The execution's code can be loaded, as far as is known.")
+        return (ExecutionReopened(reason="load"),)
     needed = {"retry": ExecutionStatus.FAILED, "resume": ExecutionStatus.DIVERGED}[command.reason]
     if state.status is not needed:
         hint = (

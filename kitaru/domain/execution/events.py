@@ -24,6 +24,17 @@ class SourceReference(Struct, frozen=True, omit_defaults=True):
     """The folder from which `module` can be imported."""
 
 
+class DeploymentReference(Struct, frozen=True, omit_defaults=True):
+    """Which version of a deployed flow an execution runs, and what a runner needs to load it."""
+
+    flow: str
+    version: int
+    bundle: str
+    """The hexadecimal SHA-256 of its bundle."""
+    import_roots: tuple[str, ...] = ()
+    """The folders of the bundle that modules are looked for in, the first one first."""
+
+
 class StackReference(Struct, frozen=True, omit_defaults=True):
     """The stack that an execution was started on, as it was then."""
 
@@ -74,6 +85,28 @@ class ExecutionStarted(Event, frozen=True, kw_only=True, gc=False):
     seed: str = ""
     """What the body's random values are derived from; empty: its id."""
     forked_from: ForkedFrom | None = None
+    deployment: DeploymentReference | None = None
+    """The version that it runs; None: the code of whoever started it. Its source's paths are then
+    relative to the bundle."""
+    plain: tuple[str, ...] = ()
+    """The arguments that came as plain JSON, of which the runner makes what annotations say."""
+
+
+class ExecutionMoved(Event, frozen=True, kw_only=True, gc=False):
+    """From here on the execution runs another version of its flow."""
+
+    deployment: DeploymentReference
+    source: SourceReference
+    fingerprint: str = ""
+
+
+class CodeNotLoaded(Event, frozen=True, kw_only=True, gc=False):
+    """A runner of the execution's version could not load its code; it is tried again later."""
+
+    problem: str
+    failures: int
+    """How often in a row, this time included."""
+    retry_at: int
 
 
 class ExecutionRecovered(Event, frozen=True, kw_only=True, gc=False):
@@ -88,7 +121,7 @@ class ExecutionReopened(Event, frozen=True, kw_only=True, gc=False):
     """Somebody asked for another attempt, or for going on after a divergence."""
 
     reason: str
-    """``retry`` or ``resume``."""
+    """``retry``, ``resume``, or ``load`` for code that could not be loaded."""
 
 
 class CallEvent(Event, frozen=True, kw_only=True, gc=False):
@@ -293,6 +326,8 @@ class ExecutionCancelled(Event, frozen=True, kw_only=True, gc=False):
 
 EVENT_TYPES: dict[str, tuple[type[Event], int]] = {
     "execution_started": (ExecutionStarted, 1),
+    "execution_moved": (ExecutionMoved, 1),
+    "code_not_loaded": (CodeNotLoaded, 1),
     "execution_recovered": (ExecutionRecovered, 1),
     "execution_reopened": (ExecutionReopened, 1),
     "event_offered": (EventOffered, 1),
@@ -329,6 +364,8 @@ TAGS: dict[type[Any], tuple[str, int]] = {
 
 ExecutionEvent = (
     ExecutionStarted
+    | ExecutionMoved
+    | CodeNotLoaded
     | ExecutionRecovered
     | ExecutionReopened
     | EventOffered

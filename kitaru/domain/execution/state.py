@@ -12,12 +12,15 @@ from kitaru.domain.execution.events import (
     CheckpointFailed,
     CheckpointResolved,
     CheckpointStarted,
+    CodeNotLoaded,
+    DeploymentReference,
     EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionMoved,
     ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
@@ -56,6 +59,10 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     """The id of the execution that it is a fork of."""
     stack: str = ""
     """The name of the stack that it runs on; empty: the local one."""
+    deployment: DeploymentReference | None = None
+    """The version of the flow that it runs; None: the code of whoever started it."""
+    load_failures: int = 0
+    """How often in a row its version's code could not be loaded."""
     retries: int = 0
     """How often the flow's body may be run again after it raised."""
     attempt: int = 0
@@ -79,6 +86,11 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     origin: FailureOrigin | None = None
 
     @property
+    def route(self) -> str:
+        """Which runners may claim it; empty: whoever serves its flow."""
+        return "" if self.deployment is None else route_of(self.deployment.bundle)
+
+    @property
     def questions(self) -> tuple[OpenWait, ...]:
         """The waits that an input answers: all but reviews."""
         return tuple(wait for wait in self.waits if not wait.is_review)
@@ -90,6 +102,13 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
 
 
 ABSENT = ExecutionState()
+DEPLOYMENT_ROUTES = "deployment:"
+"""How the route of every execution of a deployed version begins."""
+
+
+def route_of(bundle: str) -> str:
+    """The route of executions whose code is in this bundle."""
+    return f"{DEPLOYMENT_ROUTES}{bundle}"
 
 
 def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
@@ -124,17 +143,23 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             return _going_on(state, path)
         case ExecutionParked(due_at=due_at):
             return replace(state, status=ExecutionStatus.WAITING, due_at=due_at)
-        case ExecutionStarted(flow=flow, options=options, forked_from=source):
+        case ExecutionStarted(
+            flow=flow, options=options, forked_from=source, deployment=deployment
+        ):
             return ExecutionState(
                 status=ExecutionStatus.RUNNING,
                 flow=flow,
                 forked_from="" if source is None else source.exec_id,
                 stack="" if options.stack is None else options.stack.name,
+                deployment=deployment,
                 retries=options.retries,
                 attempt=1,
             )
         case ExecutionRecovered(recoveries=recoveries):
             return replace(state, recoveries=recoveries)
+        case ExecutionReopened(reason="load"):
+            reason = _reason(state.waits[0]) if state.waits else ""
+            return replace(state, load_failures=0, recoveries=0, due_at=0, reason=reason)
         case ExecutionReopened(reason=reason):
             return replace(
                 state,
@@ -145,12 +170,18 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
                 # The body that is resumed is given the request where it was given it before.
                 cancel_requested=state.cancel_requested and reason == "resume",
                 cancel_reason=state.cancel_reason if reason == "resume" else "",
+                load_failures=0,
                 due_at=0,
                 waits=() if reason == "retry" else state.waits,
                 reason="",
                 error_type="",
                 origin=None,
             )
+        case ExecutionMoved(deployment=deployment):
+            moved = replace(state, deployment=deployment, load_failures=0)
+            return replace(moved, due_at=0, reason="") if state.load_failures else moved
+        case CodeNotLoaded(problem=problem, failures=failures, retry_at=retry_at):
+            return replace(state, load_failures=failures, due_at=retry_at, reason=problem)
         case FlowAttemptFailed(retry_at=retry_at, error=error):
             return replace(
                 state,
@@ -203,6 +234,8 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
 
 def _busy(state: ExecutionState) -> ExecutionState:
     """A body of the execution runs, whatever else it waits for."""
+    if state.load_failures:
+        state = replace(state, load_failures=0, reason="", due_at=0)
     if state.status is ExecutionStatus.DIVERGED:
         return state
     if state.due_at == 0 and (state.status is not ExecutionStatus.WAITING or state.waits):
@@ -223,6 +256,7 @@ def _opened(state: ExecutionState, wait: OpenWait) -> ExecutionState:
     return replace(
         state,
         status=ExecutionStatus.WAITING,
+        load_failures=0,
         waits=(*state.waits, wait),
         reason=_reason(wait),
     )

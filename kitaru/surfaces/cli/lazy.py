@@ -15,6 +15,8 @@ class Entry(NamedTuple):
     module: str
     name: str
     help: str
+    hidden: bool = False
+    """Whether the group's help leaves it out."""
 
 
 class LazyGroup(click.Group):
@@ -36,7 +38,8 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
+            shown = [(n, entry.help) for n, entry in self.entries.items() if not entry.hidden]
+            formatter.write_dl(shown)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

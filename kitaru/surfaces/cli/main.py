@@ -18,6 +18,7 @@ _STACK = f"{_HERE}.stack"
         "executions": Entry(f"{_HERE}.main", "executions", "Look at executions and steer them."),
         "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
+        "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
         "stack": Entry(f"{_HERE}.main", "stack", "Where flows run, and how to choose."),
         "info": Entry(f"{_HERE}.info", "info", "Every option in force, and who has said so."),

@@ -17,11 +17,14 @@ from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointFailed,
     CheckpointStarted,
+    CodeNotLoaded,
+    DeploymentReference,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
     ExecutionEvent,
     ExecutionFailed,
+    ExecutionMoved,
     ExecutionRecovered,
     ExecutionReopened,
     ExecutionStarted,
@@ -154,7 +157,15 @@ def _event(started: ExecutionStarted) -> SearchStrategy[ExecutionEvent]:
     return st.one_of(
         st.just(started),
         st.builds(ExecutionRecovered, previous_owner=_texts, recoveries=_small),
-        st.builds(ExecutionReopened, reason=st.sampled_from(["retry", "resume"])),
+        st.builds(ExecutionReopened, reason=st.sampled_from(["retry", "resume", "load"])),
+        st.builds(
+            ExecutionMoved,
+            deployment=st.builds(
+                DeploymentReference, flow=_texts, version=_small, bundle=st.just("ab" * 32)
+            ),
+            source=st.just(started.source),
+        ),
+        st.builds(CodeNotLoaded, problem=_texts, failures=_small, retry_at=_instants),
         _call(CheckpointStarted),
         _call(CheckpointCompleted, result=_values, duration_us=durations),
         _call(

@@ -195,13 +195,6 @@ def test_a_direct_call_is_refused_and_names_run(decorated: Any) -> None:
     assert decorated.name in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["deploy", "invoke"])
-@pytest.mark.parametrize("decorated", [bare, bare_async])
-def test_what_does_not_exist_yet_says_so(decorated: Any, method: str) -> None:
-    with pytest.raises(kitaru.KitaruFeatureNotAvailableError, match=method):
-        getattr(decorated, method)(1)
-
-
 @pytest.mark.parametrize("option", ["stack", "image"])
 def test_a_run_that_cannot_be_placed_starts_nothing(option: str) -> None:
     run: Any = bare.run

@@ -1,0 +1,342 @@
+"""Deploying versions of flows, leading tags to them, and invoking them without their source."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from journal import (
+    Append,
+    HeadQuery,
+    JournalError,
+    StaleLease,
+    WrongExpectedVersion,
+)
+from kitaru.bootstrap import Runtime
+from kitaru.domain.deployment.commands import (
+    Command,
+    DeleteVersion,
+    Deploy,
+    MoveTag,
+    RemoveTag,
+)
+from kitaru.domain.deployment.decide import decide, version_of
+from kitaru.domain.deployment.events import Event, VersionDeployed
+from kitaru.domain.deployment.state import NOTHING_DEPLOYED, DeploymentState
+from kitaru.domain.execution.commands import Start
+from kitaru.domain.execution.decide import decide as decide_execution
+from kitaru.domain.execution.events import (
+    DeploymentReference,
+    ExecutionStarted,
+    SourceReference,
+)
+from kitaru.domain.execution.state import ABSENT
+from kitaru.engine import executions as engine
+from kitaru.engine.codec import TypeScope, digest
+from kitaru.engine.codec.plain import is_plain
+from kitaru.engine.deployments import (
+    CATEGORY,
+    flow_of,
+    fold,
+    head_of,
+    new_event,
+    state_of,
+    stream_of,
+)
+from kitaru.engine.schema import plain_json, problem_with
+from kitaru.engine.values import Blobs, classes_in, stored
+from kitaru.errors import (
+    KitaruBackendError,
+    KitaruDeploymentInputValuesError,
+    KitaruDeploymentNotFoundError,
+    KitaruUsageError,
+)
+from kitaru.operations import executions
+from kitaru.operations.packaging import Package
+from kitaru.projections.deployments import (
+    DeployedFlow,
+    DeployedVersion,
+    Deployments,
+    deployments_of,
+    flow_view,
+    version_view,
+    version_views,
+)
+
+ATTEMPTS_AT_A_RACE = 200
+MOST_FLOWS = 10_000
+
+
+class Invocation(Struct, frozen=True, kw_only=True):
+    """What somebody wants of a deployed flow."""
+
+    flow: str
+    inputs: Mapping[str, Any]
+    version: int | None = None
+    tag: str | None = None
+    idempotency_key: str | None = None
+
+
+# versions and tags
+
+
+async def deploy(
+    runtime: Runtime,
+    flow: str,
+    package: Package,
+    *,
+    tags: Mapping[str, bool],
+    default_on_first: bool = True,
+) -> DeployedVersion:
+    """Makes the package the flow's next version; returns once it is durable.
+
+    The version, its bundle and its tags are one append: another process sees all of them or none.
+    Raises KitaruUsageError and KitaruStateError for tags that cannot be moved so.
+    """
+    command = Deploy(package.facts, dict(tags), default_on_first)
+    made, *_ = await _decided(runtime, flow, lambda _: command, package.blobs, known=False)
+    assert isinstance(made, VersionDeployed)
+    return version_view(flow, await _deployments(runtime, flow), made.version)
+
+
+async def move_tag(
+    runtime: Runtime, flow: str, version: int, tag: str, *, exclusive: bool
+) -> DeployedVersion:
+    """Lets a tag lead to a version; an exclusive one leaves the others in the same event."""
+    await _decided(runtime, flow, lambda _: MoveTag(tag, version, exclusive))
+    return await get(runtime, flow, version=version)
+
+
+async def remove_tag(runtime: Runtime, flow: str, version: int, tag: str) -> DeployedVersion:
+    """Lets a tag no longer lead to a version."""
+    await _decided(runtime, flow, lambda _: RemoveTag(tag, version))
+    return await get(runtime, flow, version=version)
+
+
+async def delete(runtime: Runtime, flow: str, version: int) -> None:
+    """Lets a version no longer be invoked; executions that run it go on."""
+    await _decided(runtime, flow, lambda _: DeleteVersion(version))
+
+
+async def get(
+    runtime: Runtime, flow: str, *, version: int | None = None, tag: str | None = None
+) -> DeployedVersion:
+    """The version that a number or a tag stands for; without either, the tag ``default``."""
+    known = await _deployments(runtime, flow)
+    return version_view(flow, known, version_of(known.state, flow, version, tag))
+
+
+async def listed(runtime: Runtime, flow: str | None = None) -> list[DeployedVersion]:
+    """Every version that can be invoked, of one flow or of all, newest first."""
+    if flow is not None:
+        recorded = await _recorded(runtime, flow)
+        return version_views(flow, deployments_of(recorded))
+    found = [
+        view
+        for name in await _flows(runtime)
+        for view in version_views(name, await _deployments(runtime, name))
+    ]
+    return sorted(found, key=lambda view: view.created_at, reverse=True)
+
+
+async def flows(runtime: Runtime) -> list[DeployedFlow]:
+    """Every flow that was deployed, by name."""
+    return [await flow(runtime, name) for name in sorted(await _flows(runtime))]
+
+
+async def flow(runtime: Runtime, name: str) -> DeployedFlow:
+    """One flow's deployments in short. Raises KitaruDeploymentNotFoundError."""
+    recorded = await _recorded(runtime, name)
+    if not recorded:
+        raise _never_deployed(name)
+    return flow_view(name, deployments_of(recorded), recorded[-1].recorded_at)
+
+
+# invoking
+
+
+async def invoke(runtime: Runtime, exec_id: str, invocation: Invocation) -> None:
+    """Starts an execution of a deployed version, which a runner process runs; returns once it is
+    durable.
+
+    Raises KitaruDeploymentNotFoundError, KitaruStateError for an ambiguous tag,
+    KitaruDeploymentInputValuesError for inputs that do not fit, KitaruUsageError for a journal that
+    no other process can open.
+    """
+    pool = runtime.pool
+    known = await _deployments(runtime, invocation.flow)
+    version = version_of(known.state, invocation.flow, invocation.version, invocation.tag)
+    facts, _ = known.facts[version]
+    event, blobs = await _started(runtime, invocation, facts)
+    (event,) = decide_execution(ABSENT, Start(event))  # type: ignore[assignment]
+    append = Append(
+        stream=engine.stream_of(exec_id),
+        events=(engine.new_event(event),),
+        expected_version=0,
+        head=engine.head_of(engine.fold(ABSENT, [event])),
+        blobs=blobs,
+    )
+    try:
+        await runtime.journal.append(append)
+    except (WrongExpectedVersion, StaleLease):
+        await executions.check_same_start(runtime, exec_id, event, blobs)
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+    pool.look_now()
+
+
+async def _started(
+    runtime: Runtime, invocation: Invocation, facts: VersionDeployed
+) -> tuple[ExecutionStarted, Blobs]:
+    inputs = invocation.inputs
+    encoded = {name: _encoded(runtime, name, value) for name, value in inputs.items()}
+    _check(invocation, facts)
+    data = msgspec.json.encode({**await _defaults(runtime, facts), **encoded})
+    value, blobs = stored(data)
+    event = ExecutionStarted(
+        flow=invocation.flow,
+        source=SourceReference(
+            module=facts.entry.module,
+            qualname=facts.entry.qualname,
+            file=facts.entry.file,
+            root=facts.entry.root,
+        ),
+        arguments=value,
+        arguments_digest=digest(data),
+        asynchronous=facts.asynchronous,
+        fingerprint=facts.fingerprint,
+        options=facts.options,
+        idempotency_key=invocation.idempotency_key,
+        seed=secrets.token_hex(16),
+        deployment=reference_of(invocation.flow, facts),
+        plain=tuple(name for name, value in inputs.items() if is_plain(value)),
+    )
+    return event, blobs
+
+
+def reference_of(flow: str, facts: VersionDeployed) -> DeploymentReference:
+    """What an execution says of the version that it runs."""
+    return DeploymentReference(
+        flow=flow,
+        version=facts.version,
+        bundle=facts.bundle,
+        import_roots=facts.entry.import_roots,
+    )
+
+
+def _encoded(runtime: Runtime, name: str, value: Any) -> Raw:
+    types = TypeScope.of(*classes_in(value))
+    return Raw(runtime.codec.encode(value, where=f"inputs.{name}", types=types))
+
+
+async def _defaults(runtime: Runtime, facts: VersionDeployed) -> dict[str, Raw]:
+    if facts.defaults is None:
+        return {}
+    data = bytes(facts.defaults.json)
+    if facts.defaults.blob is not None:
+        data = await runtime.journal.get_blob(facts.defaults.blob)
+    return msgspec.json.decode(data, type=dict[str, Raw])
+
+
+def _check(invocation: Invocation, facts: VersionDeployed) -> None:
+    """Raises KitaruDeploymentInputValuesError, naming every input that does not fit."""
+    schema: dict[str, Any] = msgspec.json.decode(facts.schema)
+    inputs = {
+        name: _as_json(name, value)
+        for name, value in invocation.inputs.items()
+        # What may be anything has no form to be checked against.
+        if schema["properties"].get(name) != {}
+    }
+    given = {*invocation.inputs, *facts.default_names}
+    missing = [name for name in schema["required"] if name not in given]
+    problems = [f"the input {name!r} is missing" for name in missing]
+    # What has a default value is not asked for again: its value fits the version already.
+    asked = {**schema, "required": []}
+    if (problem := problem_with(inputs, asked, "inputs")) is not None:
+        problems.append(problem)
+    if problems:
+        raise KitaruDeploymentInputValuesError(
+            f"Version {facts.version} of {invocation.flow!r} does not take these inputs: "
+            f"{'; '.join(problems)}."
+        )
+
+
+def _as_json(name: str, value: Any) -> Any:
+    try:
+        return plain_json(value)
+    except KitaruUsageError as error:
+        raise KitaruDeploymentInputValuesError(f"inputs.{name}: {error}") from error
+
+
+# the stream
+
+
+async def _decided(
+    runtime: Runtime,
+    flow: str,
+    command: Callable[[DeploymentState], Command],
+    blobs: Blobs = (),
+    *,
+    known: bool = True,
+) -> Sequence[Event]:
+    """Appends what a command leads to, whoever else deploys meanwhile, and returns it."""
+    stream = stream_of(checked_flow(flow))
+    for _ in range(ATTEMPTS_AT_A_RACE):
+        recorded = await _recorded(runtime, flow)
+        if known and not recorded:
+            raise _never_deployed(flow)
+        state = state_of(recorded) if recorded else NOTHING_DEPLOYED
+        events = decide(state, command(state))
+        if not events:
+            return ()
+        append = Append(
+            stream=stream,
+            events=tuple(map(new_event, events)),
+            expected_version=recorded[-1].version if recorded else 0,
+            head=head_of(flow, fold(state, events)),
+            blobs=blobs,
+        )
+        try:
+            await runtime.journal.append(append)
+        except WrongExpectedVersion:
+            continue
+        except JournalError as error:
+            raise KitaruBackendError(str(error)) from error
+        return events
+    raise KitaruBackendError(f"The deployments of {flow!r} change too fast; try again.")
+
+
+async def _recorded(runtime: Runtime, flow: str) -> Any:
+    try:
+        return await runtime.journal.read_stream(stream_of(checked_flow(flow)))
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+
+
+async def _deployments(runtime: Runtime, flow: str) -> Deployments:
+    """Raises KitaruDeploymentNotFoundError for a flow that was never deployed."""
+    recorded = await _recorded(runtime, flow)
+    if not recorded:
+        raise _never_deployed(flow)
+    return deployments_of(recorded)
+
+
+async def _flows(runtime: Runtime) -> list[str]:
+    query = HeadQuery(category=CATEGORY, limit=MOST_FLOWS)
+    return [flow_of(head.stream) for head in await runtime.journal.heads(query)]
+
+
+def checked_flow(flow: object) -> str:
+    """A flow's name. Raises KitaruUsageError for what is none."""
+    if not isinstance(flow, str) or not flow.isidentifier():
+        raise KitaruUsageError(f"{flow!r} is no flow's name: it is that of a function.")
+    return flow
+
+
+def _never_deployed(flow: str) -> KitaruDeploymentNotFoundError:
+    return KitaruDeploymentNotFoundError(
+        f"No deployments found for flow {flow!r}. Deploy this flow first, then invoke it by "
+        "version or tag."
+    )

@@ -1,0 +1,115 @@
+"""Making a version of a flow: its project's source in a bundle, and what is known of it."""
+
+import os
+import platform
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from kitaru.domain.deployment.events import VersionDeployed
+from kitaru.domain.execution.events import FrozenOptions, SourceReference
+from kitaru.engine.bundles import Bundle, bundle_of
+from kitaru.engine.codec import Codec
+from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.projects import commit_of, deployable, entry_point, project_root
+from kitaru.engine.schema import input_schema
+from kitaru.engine.values import Blobs, stored
+from kitaru.errors import KitaruDeploymentInputValuesError, KitaruUsageError
+
+RESERVED_INPUTS = (
+    "stack",
+    "image",
+    "cache",
+    "retries",
+    "idempotency_key",
+    "version",
+    "tag",
+    "tags",
+    "publish_default_on_first_deploy",
+)
+"""The options of `deploy` and `invoke`, which no input can have the name of."""
+JOURNAL_FILES = ("", "-wal", "-shm", "-journal", "-runners")
+
+
+class Package(Struct, frozen=True):
+    """A version that is ready to be deployed."""
+
+    facts: VersionDeployed
+    """Without its number."""
+    bundle: Bundle
+    blobs: Blobs
+
+
+def package(
+    definition: FlowDefinition,
+    reference: SourceReference,
+    fingerprint: str,
+    options: FrozenOptions,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    journal: str,
+) -> Package:
+    """A version of this flow as it is in its files now; the arguments are its default inputs.
+
+    Raises SourceNotLoadable for a flow that is in no file, NotBundled for a project that cannot be
+    packed, KitaruDeploymentInputValuesError for inputs that are missing or do not fit,
+    KitaruSerializationError for one that cannot be kept.
+    """
+    flow = definition.name
+    _check_parameters(definition)
+    deployable(reference, flow)
+    named = _named(definition, args, kwargs)
+    data = Codec().encode(named, where="arguments", types=definition.types)
+    defaults, blobs = stored(data)
+    root = project_root(reference.file)
+    bundle = bundle_of(root, without=_journal_in(root, journal))
+    facts = VersionDeployed(
+        version=0,
+        entry=entry_point(reference, root, bundle.paths),
+        bundle=bundle.digest,
+        size=len(bundle.data),
+        files=len(bundle.paths),
+        asynchronous=definition.asynchronous,
+        fingerprint=fingerprint,
+        schema=Raw(msgspec.json.encode(input_schema(definition.function))),
+        defaults=defaults if named else None,
+        default_names=tuple(named),
+        options=options,
+        commit=commit_of(root),
+        deployed_from=root,
+        python=platform.python_version(),
+    )
+    return Package(facts, bundle, (bundle.data, *blobs))
+
+
+def _check_parameters(definition: FlowDefinition) -> None:
+    taken = [name for name in RESERVED_INPUTS if name in definition.binder.signature.parameters]
+    if taken:
+        raise KitaruUsageError(
+            f"Flow {definition.name!r} cannot be deployed: its parameter {taken[0]!r} has the name "
+            "of an option of deploy() or invoke(); rename it."
+        )
+
+
+def _named(
+    definition: FlowDefinition, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    try:
+        return definition.binder.name_all(args, kwargs)
+    except KitaruUsageError as error:
+        raise KitaruDeploymentInputValuesError(
+            f"{error} deploy() takes an input for every parameter without a default: they are what "
+            "invoke() uses where it is given no other."
+        ) from error
+
+
+def _journal_in(root: str, journal: str) -> list[str]:
+    """The journal's own files, where they are in the project."""
+    if not journal.startswith("sqlite:///"):
+        return []
+    file = os.path.realpath(journal.removeprefix("sqlite:///"))
+    relative = os.path.relpath(file, root)
+    if relative.startswith(os.pardir):
+        return []
+    return [relative.replace(os.sep, "/") + ending for ending in JOURNAL_FILES]

@@ -1,0 +1,204 @@
+"""A pool of runner processes: it sees that every due execution of a deployed version finds one."""
+
+import asyncio
+import contextlib
+import math
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from journal import Head, HeadQuery, Journal, JournalError, RecordedEvent
+from kitaru.domain.execution.state import DEPLOYMENT_ROUTES
+from kitaru.engine.executions import CATEGORY
+from kitaru.errors import KitaruError
+from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
+from kitaru.stacks.slots import Slots
+from kitaru.telemetry import LogEvent, report
+
+LOOK_SECONDS = 1.0
+PATIENCE_SECONDS = 1.5
+"""How long an execution may stay free while runners of its route are there."""
+EACH_RUNS = 16
+"""How many waiting executions justify another runner."""
+PAGE = 500
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class PoolSettings(Struct, frozen=True, kw_only=True):
+    """How a pool works."""
+
+    journal: str
+    """Its URL."""
+    folder: Path
+    """Where the runners' logs and locks are."""
+    lease_seconds: float
+    most_per_route: int
+    idle_seconds: float = IDLE_SECONDS
+
+
+class _Failures(Struct):
+    """Runners of a route that ended without having been of use."""
+
+    in_a_row: int = 0
+    not_before: float = 0.0
+    """The monotonic instant before which none is started."""
+
+
+class RunnerPool:
+    """Starts runners on demand, and reaps them. Its coroutines run on the journal's loop.
+
+    Runners are bounded for each route and machine, whoever starts them. They are left running when
+    the pool is closed, and end by themselves when they are idle.
+    """
+
+    def __init__(self, journal: Journal, settings: PoolSettings) -> None:
+        self._journal = journal
+        self.settings = settings
+        self.runners: list[RunnerProcess] = []
+        """Those that this pool has started and that have not ended."""
+        self._free_since: dict[str, float] = {}
+        """When an execution was first seen that is due and that nobody has, by stream."""
+        self._failures: dict[str, _Failures] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._looking = asyncio.Lock()
+        self._stop_watching: Callable[[], None] = _nothing
+
+    def start(self) -> None:
+        """Begins to look for work, now and for as long as the pool is open."""
+        if self._task is None:
+            self._stop_watching = self._journal.watch(None, self._on_commit)
+            self._task = asyncio.get_running_loop().create_task(self._look_for_ever())
+
+    async def close(self) -> None:
+        """Stops looking; runners go on."""
+        if self._task is not None:
+            self._stop_watching()
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        self._reap()
+
+    def look_now(self) -> None:
+        """Looks at once: something may have become due."""
+        self._wake.set()
+
+    async def look(self) -> None:
+        """One look at what is due, with a runner started wherever one is missing.
+
+        Raises JournalError.
+        """
+        async with self._looking:
+            self._reap()
+            free = await self._free()
+            now = time.monotonic()
+            known = self._free_since
+            self._free_since = {head.stream: known.get(head.stream, now) for head in free}
+            for route, count in Counter(head.route for head in free).items():
+                streams = [head.stream for head in free if head.route == route]
+                waited = now - min(self._free_since[stream] for stream in streams)
+                self._provide(route, count, waited)
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self.look()
+            except JournalError as error:
+                report(LogEvent.POLL_FAILED, error=str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._wake.wait()
+
+    def _on_commit(self, events: Sequence[RecordedEvent]) -> None:
+        if not events or any(event.epoch == 0 for event in events):
+            self.look_now()
+
+    async def _free(self) -> list[Head]:
+        """The executions of deployed versions that are due, and that nobody has."""
+        found: list[Head] = []
+        cursor: str | None = None
+        while True:
+            query = HeadQuery(
+                category=CATEGORY,
+                route_prefix=DEPLOYMENT_ROUTES,
+                claimable_at=self._journal.now(),
+                limit=PAGE,
+                cursor=cursor,
+            )
+            page = await self._journal.heads(query)
+            found += page
+            if len(page) < PAGE:
+                return found
+            cursor = page[-1].stream
+
+    def _provide(self, route: str, count: int, waited: float) -> None:
+        most = self.settings.most_per_route
+        failures = self._failures.get(route)
+        if failures is not None and time.monotonic() < failures.not_before:
+            return
+        slots = Slots(self.settings.folder, route, most)
+        there = most - slots.free()
+        wanted = min(most, math.ceil(count / EACH_RUNS))
+        if there:
+            # They will take it, unless they are all busy, or stuck.
+            wanted = min(most, there + 1) if waited >= PATIENCE_SECONDS else there
+        for slot in slots.take(max(0, wanted - there)):
+            try:
+                self._start(route, slot)
+            finally:
+                os.close(slot)
+
+    def _start(self, route: str, slot: int) -> None:
+        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
+        spec = RunnerSpec(
+            journal=self.settings.journal,
+            route=route,
+            bundle=route.removeprefix(DEPLOYMENT_ROUTES),
+            idle_seconds=self.settings.idle_seconds,
+            lease_seconds=self.settings.lease_seconds,
+            log_file=str(self.settings.folder / f"{name}.log"),
+        )
+        try:
+            runner = start_runner(spec, inherited=[slot])
+        except KitaruError as error:
+            self._note_failure(route)
+            report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
+            return
+        self.runners.append(runner)
+        report(LogEvent.RUNNER_STARTED, route=route, pid=runner.pid, log=spec.log_file)
+
+    def _reap(self) -> None:
+        going_on = []
+        for runner in self.runners:
+            code = runner.poll()
+            if code is None:
+                going_on.append(runner)
+            elif code == 0:
+                self._failures.pop(runner.spec.route, None)
+            else:
+                self._note_failure(runner.spec.route)
+                report(
+                    LogEvent.RUNNER_DIED,
+                    route=runner.spec.route,
+                    pid=runner.pid,
+                    code=code,
+                    log=runner.spec.log_file,
+                )
+        self.runners = going_on
+
+    def _note_failure(self, route: str) -> None:
+        failures = self._failures.setdefault(route, _Failures())
+        failures.in_a_row += 1
+        pause = min(2.0 ** min(failures.in_a_row - 2, 10), LONGEST_PAUSE_SECONDS)
+        # One may die of anything; those that follow it make a rule.
+        failures.not_before = time.monotonic() + (pause if failures.in_a_row > 1 else 0.0)
+
+
+def _nothing() -> None:
+    """There is nothing to stop yet."""

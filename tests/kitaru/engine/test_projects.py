@@ -1,0 +1,90 @@
+"""What is deployed with a flow is its project, and a flow that no file holds is refused by name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kitaru.domain.execution.events import SourceReference
+from kitaru.engine.projects import commit_of, deployable, entry_point, project_root
+from kitaru.engine.source import SourceNotLoadable
+
+
+def make(folder: Path, *files: str) -> None:
+    for file in files:
+        place = folder / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("")
+
+
+def test_the_root_is_what_init_has_marked_before_any_pyproject(tmp_path: Path) -> None:
+    make(tmp_path, "pyproject.toml", "a/pyproject.toml", "a/b/c/flows.py")
+    file = str(tmp_path / "a/b/c/flows.py")
+    assert project_root(file) == str(tmp_path / "a")
+    (tmp_path / ".kitaru").mkdir()
+    assert project_root(file) == str(tmp_path)
+
+
+def test_without_a_mark_the_root_is_the_folder_or_the_packages_own(tmp_path: Path) -> None:
+    make(tmp_path, "script.py", "lib/pkg/__init__.py", "lib/pkg/sub/__init__.py")
+    make(tmp_path, "lib/pkg/sub/flows.py")
+    assert project_root(str(tmp_path / "script.py")) == str(tmp_path)
+    assert project_root(str(tmp_path / "lib/pkg/sub/flows.py")) == str(tmp_path / "lib")
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        (SourceReference("m", "make.<locals>.agent", __file__), "inside a function"),
+        (SourceReference("__main__", "agent"), "notebook"),
+        (SourceReference("__main__", "agent", "/nowhere/gone.py"), "notebook"),
+    ],
+)
+def test_a_flow_that_no_file_holds_is_refused(reference: SourceReference, text: str) -> None:
+    with pytest.raises(SourceNotLoadable, match=text):
+        deployable(reference, "agent")
+
+
+def test_the_entry_is_relative_to_the_root_with_the_folders_that_were_imported_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "src/pkg/__init__.py", "src/pkg/flows.py", "lib/helper.py")
+    monkeypatch.setattr(
+        sys, "path", ["/usr/lib", str(tmp_path / "lib"), str(tmp_path / "none"), str(tmp_path)]
+    )
+    file = str(tmp_path / "src/pkg/flows.py")
+    reference = SourceReference("pkg.flows", "agent", file, str(tmp_path / "src"))
+    paths = ["src/pkg/__init__.py", "src/pkg/flows.py", "lib/helper.py"]
+    entry = entry_point(reference, str(tmp_path), paths)
+    assert (entry.file, entry.root) == ("src/pkg/flows.py", "src")
+    assert entry.import_roots == ("src", "lib", "")
+
+
+def test_a_flow_whose_file_is_left_out_is_named_with_the_rules(tmp_path: Path) -> None:
+    make(tmp_path, "flows.py")
+    reference = SourceReference("flows", "agent", str(tmp_path / "flows.py"), str(tmp_path))
+    with pytest.raises(SourceNotLoadable, match=r"flows\.py is not among .*\.kitaruignore"):
+        entry_point(reference, str(tmp_path), ["other.py"])
+
+
+def test_the_commit_and_its_dirtiness_are_gits_word(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", *own, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    assert commit_of(str(tmp_path)) is None
+    make(tmp_path, "flows.py")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    commit = commit_of(str(tmp_path))
+    assert commit is not None
+    assert (commit.sha, commit.is_dirty) == (git("rev-parse", "HEAD"), False)
+    (tmp_path / "flows.py").write_text("x = 1")
+    commit = commit_of(str(tmp_path))
+    assert commit is not None
+    assert commit.is_dirty

@@ -1,0 +1,220 @@
+"""A version is deployed whole or not at all, and inputs are looked at before anything starts."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kitaru.bootstrap import Runtime
+from kitaru.domain.execution.events import ExecutionStarted, FrozenOptions
+from kitaru.engine.bundles import NotBundled
+from kitaru.engine.deployments import stream_of as deployment_stream
+from kitaru.engine.executions import stream_of
+from kitaru.engine.source import load_target
+from kitaru.engine.upcasts import decode_event
+from kitaru.errors import (
+    KitaruDeploymentInputValuesError,
+    KitaruDeploymentNotFoundError,
+    KitaruStateError,
+    KitaruUsageError,
+)
+from kitaru.operations import deployments, packaging
+from kitaru.operations.deployments import Invocation
+from kitaru.stacks.pool import RunnerPool
+
+PROGRAM = """
+from dataclasses import dataclass
+from pathlib import Path
+from kitaru import flow
+
+@dataclass
+class Order:
+    total: int
+
+@flow
+def agent(url: str, count: int = 3, *, folder: Path | None = None, orders: list[Order] = []) -> str:
+    return url * count
+
+@flow
+def plain() -> int:
+    return 1
+
+@flow
+def tagged(tag: str) -> str:
+    return tag
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "pyproject.toml").write_text("")
+    # A module of this name may be loaded once only: each test has its own.
+    file = root / f"deployed_{abs(hash(tmp_path))}.py"
+    file.write_text(PROGRAM)
+    yield file
+    sys.modules.pop(file.stem, None)
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A runtime that starts no runner."""
+
+    async def look(_: RunnerPool) -> None:
+        """Nobody runs anything here."""
+
+    monkeypatch.setattr(RunnerPool, "look", look)
+    runtime = await Runtime.open(f"sqlite:///{tmp_path}/journal.db", 30)
+    yield runtime
+    await runtime.close()
+
+
+def packaged(file: Path, name: str, *args: Any, **kwargs: Any) -> packaging.Package:
+    flow = load_target(f"{file}:{name}")
+    journal = f"sqlite:///{file.parent}/journal.db"
+    return packaging.package(
+        flow.definition, flow.reference, "f", FrozenOptions(retries=2), args, kwargs, journal
+    )
+
+
+async def deploy(runtime: Runtime, file: Path, name: str, *args: Any, **kwargs: Any) -> Any:
+    made = packaged(file, name, *args, **kwargs)
+    return await deployments.deploy(runtime, name, made, tags={"default": True})
+
+
+async def started(runtime: Runtime, exec_id: str) -> ExecutionStarted:
+    [fact] = await runtime.journal.read_stream(stream_of(exec_id))
+    event = decode_event(fact)
+    assert isinstance(event, ExecutionStarted)
+    return event
+
+
+async def test_the_same_tree_is_the_same_bundle_and_another_version(
+    runtime: Any, project: Path
+) -> None:
+    first = await deploy(runtime, project, "agent", "u")
+    (project.parent / "journal.db").write_text("what changes by itself")
+    second = await deploy(runtime, project, "agent", "u")
+    assert (first.version, second.version) == (1, 2)
+    assert first.bundle == second.bundle
+    (project.parent / "more.py").write_text("")
+    assert (await deploy(runtime, project, "agent", "u")).bundle != first.bundle
+
+
+async def test_a_version_tells_what_it_is(runtime: Any, project: Path) -> None:
+    view = await deploy(runtime, project, "agent", "u", folder=Path("x"))
+    assert view.default_inputs == ("url", "folder")
+    assert view.schema["required"] == ["url"]
+    assert view.schema["properties"]["count"] == {"type": "integer", "default": 3}
+    assert (view.entry.file, view.options.retries, view.files) == (project.name, 2, 2)
+    assert view == await deployments.get(runtime, "agent")
+    assert [each.version for each in await deployments.listed(runtime)] == [1]
+    assert await deployments.listed(runtime, "other") == []
+
+
+async def test_what_cannot_be_deployed_leaves_nothing(runtime: Any, project: Path) -> None:
+    with pytest.raises(KitaruDeploymentInputValuesError, match="'url'"):
+        await deploy(runtime, project, "agent")
+    with pytest.raises(KitaruUsageError, match="'tag' has the name"):
+        await deploy(runtime, project, "tagged", "x")
+    made = packaged(project, "agent", "u")
+    with pytest.raises(KitaruUsageError, match="reserved"):
+        await deployments.deploy(runtime, "agent", made, tags={"kitaru:x": True})
+    (project.parent / "link").symlink_to("/etc/passwd")
+    with pytest.raises(NotBundled, match="link"):
+        await deploy(runtime, project, "agent", "u")
+    assert await runtime.journal.read_all() == []
+
+
+async def test_those_who_deploy_at_once_get_versions_without_gaps(
+    runtime: Any, project: Path
+) -> None:
+    made = packaged(project, "plain")
+    views = await asyncio.gather(
+        *(deployments.deploy(runtime, "plain", made, tags={"default": True}) for _ in range(8))
+    )
+    assert sorted(view.version for view in views) == list(range(1, 9))
+    assert (await deployments.get(runtime, "plain")).version == 8
+
+
+async def test_an_invocation_merges_its_inputs_into_the_versions(
+    runtime: Any, project: Path
+) -> None:
+    await deploy(runtime, project, "agent", "u", folder=Path("x"))
+    inputs = {"count": 7, "orders": [{"total": 3}]}
+    await deployments.invoke(runtime, "e1", Invocation(flow="agent", inputs=inputs))
+    event = await started(runtime, "e1")
+    data = msgspec.json.decode(event.arguments.json)
+    assert data["url"] == "u"
+    assert data["folder"] != "x"  # a Path, as it was given
+    assert (data["count"], data["orders"]) == (7, [{"total": 3}])
+    assert (event.plain, event.options.retries) == (("count", "orders"), 2)
+    assert event.deployment is not None
+    assert event.deployment.version == 1
+    head = await runtime.journal.head(stream_of("e1"))
+    assert head is not None
+    assert (head.route, head.due_at, head.owner) == (
+        f"deployment:{event.deployment.bundle}",
+        0,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ({"count": "many"}, r"inputs\.count: 'many' is not of type 'integer'"),
+        ({"orders": [{"total": 1}, {"total": "x"}]}, r"inputs\.orders\[1\]\.total: 'x'"),
+        ({"colour": 1}, "'colour' was unexpected"),
+        ({"url": object()}, r"inputs\.url: .*object"),
+    ],
+)
+async def test_inputs_that_do_not_fit_are_refused_by_field_and_nothing_starts(
+    runtime: Any, project: Path, inputs: dict[str, Any], text: str
+) -> None:
+    await deploy(runtime, project, "agent", "u")
+    with pytest.raises(KitaruUsageError, match=text):
+        await deployments.invoke(runtime, "e1", Invocation(flow="agent", inputs=inputs))
+    assert await runtime.journal.head(stream_of("e1")) is None
+
+
+async def test_a_key_starts_one_execution(runtime: Any, project: Path) -> None:
+    await deploy(runtime, project, "agent", "u")
+    asked = Invocation(flow="agent", inputs={"count": 1}, idempotency_key="k")
+    await deployments.invoke(runtime, "e1", asked)
+    await deployments.invoke(runtime, "e1", asked)
+    other = Invocation(flow="agent", inputs={"count": 2}, idempotency_key="k")
+    with pytest.raises(KitaruStateError, match=r"with other arguments"):
+        await deployments.invoke(runtime, "e1", other)
+    assert len(await runtime.journal.read_stream(stream_of("e1"))) == 1
+
+
+async def test_what_is_not_there_is_told(runtime: Any, project: Path) -> None:
+    for ask in (
+        deployments.get(runtime, "agent"),
+        deployments.flow(runtime, "agent"),
+        deployments.delete(runtime, "agent", 1),
+        deployments.invoke(runtime, "e1", Invocation(flow="agent", inputs={})),
+    ):
+        with pytest.raises(KitaruDeploymentNotFoundError, match="No deployments found"):
+            await ask
+    with pytest.raises(KitaruUsageError, match="no flow's name"):
+        await deployments.get(runtime, "a-b")
+    assert await runtime.journal.head(deployment_stream("agent")) is None
+
+
+async def test_tags_are_moved_and_versions_deleted(runtime: Any, project: Path) -> None:
+    await deploy(runtime, project, "plain")
+    await deploy(runtime, project, "plain")
+    moved = await deployments.move_tag(runtime, "plain", 1, "stable", exclusive=True)
+    assert moved.tags == {"stable": True}
+    assert (await deployments.remove_tag(runtime, "plain", 1, "stable")).tags == {}
+    await deployments.delete(runtime, "plain", 1)
+    known = await deployments.flow(runtime, "plain")
+    assert (known.latest, known.versions, known.tags) == (2, (2,), {"default": (2,)})
+    assert await deployments.flows(runtime) == [known]
