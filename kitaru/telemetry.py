@@ -200,6 +200,28 @@ class LogEvent(StrEnum):
         "route",
         "error",
     )
+    EXECUTION_NOT_PLACED = (
+        "execution_not_placed",
+        "error",
+        (
+            "No runner could be started for an execution of a stack; it is tried again, more and "
+            "more seldom."
+        ),
+        "exec_id",
+        "error",
+    )
+    STACK_RUNNER_DIED = (
+        "stack_runner_died",
+        "warning",
+        (
+            "The runner process of an execution ended in another way than by itself. Another one "
+            "takes the execution over when its lease is over."
+        ),
+        "exec_id",
+        "where",
+        "error",
+        "log",
+    )
     RUNNER_DIED = (
         "runner_died",
         "warning",

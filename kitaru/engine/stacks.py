@@ -5,14 +5,27 @@ from collections.abc import Sequence
 import msgspec
 
 from journal import Head, HeadChange, NewEvent, RecordedEvent
+from kitaru.domain.execution.events import StackReference
 from kitaru.domain.stack.events import TAGS, StackEvent
 from kitaru.domain.stack.state import ABSENT, StackState, evolve
 from kitaru.engine.upcasts import decode_stack_event
-from kitaru.errors import KitaruBackendError
+from kitaru.errors import KitaruBackendError, KitaruStateError
 
 CATEGORY = "stack"
 EXISTS = "exists"
 DELETED = "deleted"
+
+
+class RunsOnStack(KitaruStateError):
+    """An execution that is placed by its stack: only the runner that is placed may run it."""
+
+    def __init__(self, stack: StackReference) -> None:
+        super().__init__(
+            f"The execution runs on the stack {stack.name!r} (of type {stack.type}): a runner of "
+            "its own runs it, and not this process."
+        )
+        self.stack = stack
+
 
 _encode = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(StackState).decode

@@ -37,7 +37,7 @@ from kitaru.domain.execution.events import (
     FrozenOptions,
     SourceReference,
 )
-from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.execution.state import ABSENT, STACK_ROUTES, ExecutionState
 from kitaru.domain.values import StoredValue
 from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope, digest
@@ -508,6 +508,10 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
         )
     if exec_id in runtime.worker.runners:
         return
+    head = await _head(runtime, exec_id)
+    if head.route.startswith(STACK_ROUTES):
+        await _resume_on_stack(runtime, exec_id, head)
+        return
     if not await runtime.worker.take_over(exec_id):
         owner = (await _head(runtime, exec_id)).owner
         if owner in (None, runtime.worker.owner):
@@ -520,6 +524,13 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
     refused = runtime.worker.why_not(exec_id)
     if refused is not None:
         raise KitaruUsageError(refused)
+
+
+async def _resume_on_stack(runtime: Runtime, exec_id: str, head: Head) -> None:
+    """Not here: its stack gives it a runner of its own."""
+    if head.owner is not None and head.lease_until > runtime.journal.now():
+        raise KitaruStateError(f"Execution {exec_id} is being run by {head.owner}.")
+    await runtime.placer.place_head(head)
 
 
 async def append_decided(

@@ -135,6 +135,7 @@ async def fork(runtime: Runtime, exec_id: str, request: ForkRequest, target: Tar
     source = await _source(runtime, request.source)
     definition = target.definition
     placement = await placing.find(runtime, target.wanted)
+    placing.check_findable(target.reference, placement)
     options = placement.onto(target.options)
     target = msgspec.structs.replace(target, options=options)
     if source.started.flow != definition.name:

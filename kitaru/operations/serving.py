@@ -38,6 +38,9 @@ async def _serve(targets: Sequence[str], ready: Callable[[list[str]], None]) -> 
         for flow in flows:
             runtime.worker.registry.serve(flow.reference, flow.definition)
         runtime.worker.look_now()
+        if settings.runner_folder(runtime.url) is not None:
+            # It gives runners to the executions of stacks whose starters are gone.
+            _ = runtime.placer
         # Before anybody is told that it is ready, and may tell it to stop.
         stopped = signalled()
         ready(runtime.worker.registry.names)

@@ -146,7 +146,7 @@ def _summary(head: Head, state: ExecutionState, unknown: tuple[str, ...]) -> Exe
     return Execution(
         exec_id=_exec_id(head),
         flow_name=head.name,
-        stack_name=state.stack or LOCAL,
+        stack_name=LOCAL if state.stack is None else state.stack.name,
         status=status,
         original_exec_id=state.forked_from or None,
         started_at=instant(head.created_at),

@@ -31,12 +31,14 @@ from kitaru.domain.execution.events import (
     MetadataLogged,
     OffersTaken,
     ReviewRequested,
+    StackReference,
     TimerFired,
     TimerStarted,
     WaitAborted,
     WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.stack.decide import LOCAL
 from kitaru.status import ExecutionStatus, FailureOrigin
 
 
@@ -57,8 +59,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     flow: str = ""
     forked_from: str = ""
     """The id of the execution that it is a fork of."""
-    stack: str = ""
-    """The name of the stack that it runs on; empty: the local one."""
+    stack: StackReference | None = None
+    """The stack that it was started on; None: the local one."""
     deployment: DeploymentReference | None = None
     """The version of the flow that it runs; None: the code of whoever started it."""
     load_failures: int = 0
@@ -88,6 +90,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     @property
     def route(self) -> str:
         """Which runners may claim it; empty: whoever serves its flow."""
+        if self.stack is not None and self.stack.type != LOCAL:
+            return f"{STACK_ROUTES}{self.stack.name}"
         return "" if self.deployment is None else route_of(self.deployment.bundle)
 
     @property
@@ -102,6 +106,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
 
 
 ABSENT = ExecutionState()
+STACK_ROUTES = "stack:"
+"""How the route of every execution of a stack begins on which each is placed by itself."""
 DEPLOYMENT_ROUTES = "deployment:"
 """How the route of every execution of a deployed version begins."""
 
@@ -150,7 +156,7 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
                 status=ExecutionStatus.RUNNING,
                 flow=flow,
                 forked_from="" if source is None else source.exec_id,
-                stack="" if options.stack is None else options.stack.name,
+                stack=options.stack,
                 deployment=deployment,
                 retries=options.retries,
                 attempt=1,

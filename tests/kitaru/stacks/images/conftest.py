@@ -1,5 +1,6 @@
 """Wheels that are made here, so that no package index is needed, and an uv that is counted."""
 
+import functools
 import os
 import shutil
 import stat
@@ -12,28 +13,31 @@ import pytest
 Wheel = Callable[..., Path]
 
 
+def make_wheel(
+    folder: Path, name: str, code: str, *, version: str = "1.0", requires: str = ""
+) -> Path:
+    """Makes the wheel of a package of one module."""
+    file = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+    tags = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files = {
+        f"{name}.py": code,
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": tags,
+    }
+    files[f"{info}/RECORD"] = "".join(f"{each},,\n" for each in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(file, "w") as opened:
+        for path, text in files.items():
+            opened.writestr(path, text)
+    return file
+
+
 @pytest.fixture
 def wheel(tmp_path: Path) -> Wheel:
     """Makes the wheel of a package of one module."""
-
-    def wheel(name: str, code: str, *, version: str = "1.0", requires: str = "") -> Path:
-        file = tmp_path / f"{name}-{version}-py3-none-any.whl"
-        info = f"{name}-{version}.dist-info"
-        needs = f"Requires-Dist: {requires}\n" if requires else ""
-        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
-        tags = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        files = {
-            f"{name}.py": code,
-            f"{info}/METADATA": metadata,
-            f"{info}/WHEEL": tags,
-        }
-        files[f"{info}/RECORD"] = "".join(f"{each},,\n" for each in [*files, f"{info}/RECORD"])
-        with zipfile.ZipFile(file, "w") as opened:
-            for path, text in files.items():
-                opened.writestr(path, text)
-        return file
-
-    return wheel
+    return functools.partial(make_wheel, tmp_path)
 
 
 @pytest.fixture
