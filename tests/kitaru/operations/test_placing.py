@@ -154,12 +154,11 @@ def end_runners() -> None:
     if runtime.url == "memory://":
         return
     for executor in current_executors():
-        until(
-            lambda executor=executor: (
-                not [executor.stop(runner.exec_id) for runner in executor.placed()]
-            ),
-            "a runner does not end",
-        )
+        until(functools.partial(has_ended, executor), "a runner does not end")
+
+
+def has_ended(executor: Any) -> bool:
+    return not [executor.stop(runner.exec_id) for runner in executor.placed()]
 
 
 def until(holds: Callable[[], Any], what: str) -> Any:
