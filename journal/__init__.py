@@ -27,6 +27,7 @@ from journal.errors import (
 )
 from journal.journal import Journal, StoreTransaction, Watcher
 from journal.records import (
+    Adoption,
     Append,
     Appended,
     Claim,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from journal.subscription import follow, follow_all
 
 __all__ = [
+    "Adoption",
     "Append",
     "Appended",
     "BlobNotFound",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from journal.records import (
+    Adoption,
     Append,
     Appended,
     ClaimQuery,
@@ -119,6 +120,14 @@ class Journal(Protocol):
         It is rolled back when it has kept others from writing for so many seconds. `entering` is
         called before it takes the store, and may block; `leaving` when it has ended, with whether
         it was committed. Raises NoTransactions.
+        """
+        ...
+
+    async def adopt(self, adoption: Adoption, /) -> tuple[RecordedEvent, ...]:
+        """Writes a stream as another journal has recorded it; returns its events once durable.
+
+        Raises WrongExpectedVersion when there is such a stream, InvalidAppend for events that are
+        no whole and sound chain, JournalUnavailable or CommitOutcomeUnknown.
         """
         ...
 

@@ -133,6 +133,19 @@ class Append(Struct, frozen=True, gc=False):
     """Values that the events name by digest, stored in the same transaction."""
 
 
+class Adoption(Struct, frozen=True, gc=False):
+    """A whole stream as another journal has recorded it, to be written here as it is.
+
+    Versions, instants, epochs and hashes stay; positions are given anew. Its events cannot be found
+    by a key, and nobody holds its lease.
+    """
+
+    events: tuple[RecordedEvent, ...]
+    """From version 1 on, a sound chain."""
+    head: HeadChange
+    blobs: tuple[bytes, ...] = ()
+
+
 class Appended(Struct, frozen=True, gc=False):
     """An append that is durable."""
 

@@ -1,7 +1,7 @@
 """What an append or a claim must look like before any stream is looked at."""
 
 from journal.errors import InvalidAppend, InvalidQuery
-from journal.records import Append, Claim, ClaimQuery, HeadChange, KeyQuery
+from journal.records import Adoption, Append, Claim, ClaimQuery, HeadChange, KeyQuery
 
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _LONGEST_SECONDS = 1e12
@@ -15,9 +15,7 @@ def category_of(stream: str) -> str:
 def check_append(append: Append) -> None:
     """Raises InvalidAppend for what no state of any stream could accept."""
     stream = append.stream
-    _check_text(stream)
-    if not 0 < stream.find("-") < len(stream) - 1:
-        raise InvalidAppend(f"{stream!r} is no stream's name: it must read category-id")
+    _check_stream(stream)
     for event in append.events:
         _check_bytes(event.payload)
         _check_text(event.type)
@@ -42,6 +40,32 @@ def check_append(append: Append) -> None:
             raise InvalidAppend("an append may claim a lease or release one, not both")
 
 
+def check_adoption(adoption: Adoption) -> None:
+    """Raises InvalidAppend for what is not a whole and sound stream."""
+    from journal.hashing import verify_stream
+
+    if not adoption.events:
+        raise InvalidAppend("a stream cannot be adopted without its events")
+    stream = adoption.events[0].stream
+    _check_stream(stream)
+    _check_head(adoption.head)
+    for event in adoption.events:
+        if event.stream != stream:
+            raise InvalidAppend(f"{event.stream!r} and {stream!r} are two streams")
+        _check_bytes(event.payload)
+        if event.payload and event.payload_digest is not None:
+            raise InvalidAppend(f"event {event.version} of {stream!r} is erased, and has a payload")
+        _check_text(event.type)
+        for number in (event.schema, event.recorded_at, event.epoch):
+            _check_integer(number)
+    for finding in verify_stream(adoption.events):
+        raise InvalidAppend(
+            f"event {finding.version} of {stream!r} is {finding.kind}: {finding.what}"
+        )
+    for blob in adoption.blobs:
+        _check_bytes(blob)
+
+
 def check_claim_query(query: ClaimQuery) -> None:
     """Raises InvalidQuery for a claim that no journal could answer."""
     try:
@@ -63,6 +87,12 @@ def check_seconds(seconds: float) -> None:
     """Raises InvalidQuery for what is no time for a lease."""
     if not 0 <= seconds <= _LONGEST_SECONDS:
         raise InvalidQuery(f"{seconds!r} seconds are no time for a lease")
+
+
+def _check_stream(stream: str) -> None:
+    _check_text(stream)
+    if not 0 < stream.find("-") < len(stream) - 1:
+        raise InvalidAppend(f"{stream!r} is no stream's name: it must read category-id")
 
 
 def _check_head(head: HeadChange) -> None:

@@ -84,6 +84,9 @@ def commands_of(group: click.Group, path: list[str]) -> Iterator[str]:
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
+        assert command is not None
+        if command.hidden:
+            continue
         if isinstance(command, click.Group):
             yield from commands_of(command, [*path, name])
         else:

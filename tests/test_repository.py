@@ -41,6 +41,7 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/heartbeat.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/isolated_child.py": "tests/kitaru/engine/test_isolated.py",
     "kitaru/engine/isolated_frames.py": "tests/kitaru/engine/test_isolated.py",
+    "kitaru/engine/rehearsal.py": "tests/determinism/test_preflight.py",
     "kitaru/engine/runner.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/stacks.py": "tests/kitaru/domain/stack",
     "kitaru/engine/threads.py": "tests/kitaru/engine/test_runners.py",
@@ -52,10 +53,12 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/stacks/placer.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/port.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/process.py": "tests/kitaru/operations/test_placing.py",
+    "kitaru/operations/preflight.py": "tests/kitaru/engine/test_preflight.py",
     "kitaru/operations/waits.py": "tests/kitaru/sdk/test_wait.py",
     "kitaru/projections": "tests/kitaru/projections",
     "kitaru/sdk": "tests/test_seed.py",
     "kitaru/status.py": "tests/test_seed.py",
+    "kitaru/verdicts.py": "tests/kitaru/engine/test_preflight.py",
     "kitaru/surfaces": "tests/kitaru/surfaces/cli",
 }
 

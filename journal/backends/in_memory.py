@@ -21,6 +21,7 @@ from journal.hashing import event_hash
 from journal.journal import AppendDone, FindDone, StoreTransaction, Watcher
 from journal.records import (
     GENESIS,
+    Adoption,
     Append,
     Appended,
     Claim,
@@ -35,6 +36,7 @@ from journal.records import (
 )
 from journal.rules import (
     category_of,
+    check_adoption,
     check_append,
     check_claim_query,
     check_key_query,
@@ -83,6 +85,34 @@ class InMemoryJournal:
             appended = self._append(append, self._clock())
             self._watchers.publish(appended.events)
         return appended
+
+    async def adopt(self, adoption: Adoption, /) -> tuple[RecordedEvent, ...]:
+        self._refuse_when_closed()
+        check_adoption(adoption)
+        stream = adoption.events[0].stream
+        with self._lock:
+            if stream in self._heads:
+                raise WrongExpectedVersion(stream, 0, self._heads[stream].version)
+            first, last = adoption.events[0], adoption.events[-1]
+            position = len(self._events)
+            events = tuple(
+                replace(event, position=position + event.version) for event in adoption.events
+            )
+            self._events += events
+            self._streams[stream] = list(events)
+            self._heads[stream] = replace(
+                _first_head(stream, adoption.head, first.recorded_at),
+                version=last.version,
+                hash=last.hash,
+                updated_at=last.recorded_at,
+                epoch=max(event.epoch for event in events),
+                anchor_version=last.version,
+                anchor_hash=last.hash,
+            )
+            for blob in adoption.blobs:
+                self._blobs[sha256(blob).hexdigest()] = blob
+            self._watchers.publish(events)
+        return events
 
     def shares_store_with(self, location: str, /) -> bool:
         return False

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from journal import BlobNotFound, Journal
+from journal import BlobNotFound, CorruptJournal, Journal
 from kitaru.domain.execution.events import (
     DeploymentReference,
     ExecutionEvent,
@@ -17,7 +17,7 @@ from kitaru.domain.execution.events import (
     ExecutionStarted,
     SourceReference,
 )
-from kitaru.engine.bundles import unpack
+from kitaru.engine.bundles import BundleDamaged, unpack
 from kitaru.errors import KitaruStateError
 
 
@@ -98,6 +98,8 @@ class BundledCode:
             data = await self._journal.get_blob(self._bundle)
         except BlobNotFound:
             raise BundleGone(self._bundle) from None
+        except CorruptJournal as error:
+            raise BundleDamaged(self._bundle, f"{error}.") from error
         self._folder = await asyncio.to_thread(unpack, data, self._bundle, self._cache)
         return self._folder
 

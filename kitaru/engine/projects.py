@@ -1,5 +1,6 @@
 """What of a project is deployed with a flow: its root, where its modules are, what git says."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -68,6 +69,21 @@ def entry_point(reference: SourceReference, root: str, paths: Sequence[str]) -> 
         file=file,
         root=own,
         import_roots=tuple(dict.fromkeys((own, *_import_roots(root, paths)))),
+    )
+
+
+def defines_flow(content: bytes, qualname: str) -> bool:
+    """Whether a file of Python has a decorated function of this name, wherever it stands."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    name = qualname.rpartition(".")[2]
+    return any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name == name
+        and bool(node.decorator_list)
+        for node in ast.walk(tree)
     )
 
 

@@ -513,7 +513,9 @@ class SyncRunner:
                 self._misfit = self._misfit or misfit_of(recorded, call)
                 if self._misfit is not None:
                     if submitted:
-                        # What the body submits beside it tells what has happened to the code.
+                        # What the body submits beside it tells what has happened to the code. It
+                        # may be blocked already by what depends on this call.
+                        self.changed.notify_all()
                         return None
                     raise self._diverge(self._misfit)
                 self._note_changed_arguments(recorded, call)
@@ -530,6 +532,8 @@ class SyncRunner:
             self._misfit = self._misfit or misfit_of(kept, call)
             if self._misfit is not None and not submitted:
                 raise self._diverge(self._misfit)
+            if self._misfit is not None:
+                self.changed.notify_all()
         return None
 
     def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
@@ -747,14 +751,19 @@ class SyncRunner:
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
         """Blocks until it is ready or a cancel request has come; meanwhile calls run."""
+        idle = True
         with self.changed:
-            while not (ready() or self._stopped or self._cancel_pending):
+            while not (ready() or self._stopped or self._cancel_pending or self._misfit):
                 if self.reviews and self._is_idle():
                     break
                 self.changed.wait()
             else:
-                return
-        self._block(ready, None, IDLE_SECONDS)
+                idle = False
+        if idle:
+            self._block(ready, None, IDLE_SECONDS)
+        if not self._stopped:
+            # A call that is made only now that what it depends on has ended may not fit its record.
+            self._check_fits()
 
     def _park(self, due_at: int | None) -> None:
         parked: list[bool] = []

@@ -4,8 +4,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from journal import (
     Append,
@@ -34,8 +33,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine import executions as engine
-from kitaru.engine.codec import TypeScope, digest
-from kitaru.engine.codec.plain import is_plain
+from kitaru.engine.bundles import opened
 from kitaru.engine.deployments import (
     CATEGORY,
     flow_of,
@@ -45,15 +43,15 @@ from kitaru.engine.deployments import (
     state_of,
     stream_of,
 )
-from kitaru.engine.schema import plain_json, problem_with
-from kitaru.engine.values import Blobs, classes_in, stored
+from kitaru.engine.projects import defines_flow
+from kitaru.engine.values import Blobs
 from kitaru.errors import (
     KitaruBackendError,
-    KitaruDeploymentInputValuesError,
     KitaruDeploymentNotFoundError,
     KitaruUsageError,
 )
 from kitaru.operations import executions
+from kitaru.operations.inputs import merged
 from kitaru.operations.packaging import Package
 from kitaru.projections.deployments import (
     DeployedFlow,
@@ -95,10 +93,31 @@ async def deploy(
     The version, its bundle and its tags are one append: another process sees all of them or none.
     Raises KitaruUsageError and KitaruStateError for tags that cannot be moved so.
     """
+    await _check_name(runtime, flow, package)
     command = Deploy(package.facts, dict(tags), default_on_first)
     made, *_ = await _decided(runtime, flow, lambda _: command, package.blobs, known=False)
     assert isinstance(made, VersionDeployed)
     return version_view(flow, await _deployments(runtime, flow), made.version)
+
+
+async def _check_name(runtime: Runtime, flow: str, package: Package) -> None:
+    """Raises KitaruUsageError where the project has another flow of this name that was deployed.
+
+    A flow that was moved to another file is still itself.
+    """
+    recorded = await _recorded(runtime, flow)
+    if not recorded:
+        return
+    known = deployments_of(recorded)
+    before, now = known.facts[known.state.latest][0].entry, package.facts.entry
+    if (before.file, before.qualname) == (now.file, now.qualname):
+        return
+    files = {file.path: file.content for file in opened(package.bundle.data, package.bundle.digest)}
+    if before.file in files and defines_flow(files[before.file], before.qualname):
+        raise KitaruUsageError(
+            f"There are two flows of the name {flow!r}: the one of {before.file}, which was "
+            f"deployed, and the one of {now.file}. A flow's versions go by its name; rename one."
+        )
 
 
 async def move_tag(
@@ -154,6 +173,14 @@ async def flow(runtime: Runtime, name: str) -> DeployedFlow:
     return flow_view(name, deployments_of(recorded), recorded[-1].recorded_at)
 
 
+async def facts_of(runtime: Runtime, flow: str, version: int) -> VersionDeployed:
+    """What was deployed as a version, deleted or not. Raises KitaruDeploymentNotFoundError."""
+    known = await _deployments(runtime, flow)
+    if version not in known.facts:
+        raise KitaruDeploymentNotFoundError(f"Flow {flow!r} has no version {version}.")
+    return known.facts[version][0]
+
+
 # invoking
 
 
@@ -190,11 +217,7 @@ async def invoke(runtime: Runtime, exec_id: str, invocation: Invocation) -> None
 async def _started(
     runtime: Runtime, invocation: Invocation, facts: VersionDeployed
 ) -> tuple[ExecutionStarted, Blobs]:
-    inputs = invocation.inputs
-    encoded = {name: _encoded(runtime, name, value) for name, value in inputs.items()}
-    _check(invocation, facts)
-    data = msgspec.json.encode({**await _defaults(runtime, facts), **encoded})
-    value, blobs = stored(data)
+    given = await merged(runtime, invocation.flow, facts, facts.defaults, (), invocation.inputs)
     event = ExecutionStarted(
         flow=invocation.flow,
         source=SourceReference(
@@ -203,17 +226,17 @@ async def _started(
             file=facts.entry.file,
             root=facts.entry.root,
         ),
-        arguments=value,
-        arguments_digest=digest(data),
+        arguments=given.value,
+        arguments_digest=given.digest,
         asynchronous=facts.asynchronous,
         fingerprint=facts.fingerprint,
         options=facts.options,
         idempotency_key=invocation.idempotency_key,
         seed=secrets.token_hex(16),
         deployment=reference_of(invocation.flow, facts),
-        plain=tuple(name for name, value in inputs.items() if is_plain(value)),
+        plain=given.plain,
     )
-    return event, blobs
+    return event, given.blobs
 
 
 def reference_of(flow: str, facts: VersionDeployed) -> DeploymentReference:
@@ -224,50 +247,6 @@ def reference_of(flow: str, facts: VersionDeployed) -> DeploymentReference:
         bundle=facts.bundle,
         import_roots=facts.entry.import_roots,
     )
-
-
-def _encoded(runtime: Runtime, name: str, value: Any) -> Raw:
-    types = TypeScope.of(*classes_in(value))
-    return Raw(runtime.codec.encode(value, where=f"inputs.{name}", types=types))
-
-
-async def _defaults(runtime: Runtime, facts: VersionDeployed) -> dict[str, Raw]:
-    if facts.defaults is None:
-        return {}
-    data = bytes(facts.defaults.json)
-    if facts.defaults.blob is not None:
-        data = await runtime.journal.get_blob(facts.defaults.blob)
-    return msgspec.json.decode(data, type=dict[str, Raw])
-
-
-def _check(invocation: Invocation, facts: VersionDeployed) -> None:
-    """Raises KitaruDeploymentInputValuesError, naming every input that does not fit."""
-    schema: dict[str, Any] = msgspec.json.decode(facts.schema)
-    inputs = {
-        name: _as_json(name, value)
-        for name, value in invocation.inputs.items()
-        # What may be anything has no form to be checked against.
-        if schema["properties"].get(name) != {}
-    }
-    given = {*invocation.inputs, *facts.default_names}
-    missing = [name for name in schema["required"] if name not in given]
-    problems = [f"the input {name!r} is missing" for name in missing]
-    # What has a default value is not asked for again: its value fits the version already.
-    asked = {**schema, "required": []}
-    if (problem := problem_with(inputs, asked, "inputs")) is not None:
-        problems.append(problem)
-    if problems:
-        raise KitaruDeploymentInputValuesError(
-            f"Version {facts.version} of {invocation.flow!r} does not take these inputs: "
-            f"{'; '.join(problems)}."
-        )
-
-
-def _as_json(name: str, value: Any) -> Any:
-    try:
-        return plain_json(value)
-    except KitaruUsageError as error:
-        raise KitaruDeploymentInputValuesError(f"inputs.{name}: {error}") from error
 
 
 # the stream

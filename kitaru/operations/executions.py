@@ -22,6 +22,7 @@ from journal import (
     StaleLease,
     WrongExpectedVersion,
 )
+from kitaru import settings
 from kitaru.bootstrap import Runtime
 from kitaru.divergence import divergence_of
 from kitaru.domain.execution.commands import Cancel, Command, ConfirmCancel, Reopen, Start
@@ -71,6 +72,7 @@ from kitaru.errors import (
     KitaruUserCodeError,
 )
 from kitaru.status import ExecutionStatus, FailureOrigin
+from kitaru.telemetry import LogEvent, report
 
 KEY_NAMESPACE = uuid.UUID("6b697461-7275-5000-8000-6b6579730000")
 RECHECK_SECONDS = 2.0
@@ -509,8 +511,9 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
     if exec_id in runtime.worker.runners:
         return
     head = await _head(runtime, exec_id)
-    if head.route.startswith(STACK_ROUTES):
-        await _resume_on_stack(runtime, exec_id, head)
+    if head.route and head.route != runtime.worker.route:
+        if status is not ExecutionStatus.DIVERGED:
+            await _resume_elsewhere(runtime, exec_id, head)
         return
     if not await runtime.worker.take_over(exec_id):
         owner = (await _head(runtime, exec_id)).owner
@@ -526,22 +529,51 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
         raise KitaruUsageError(refused)
 
 
-async def _resume_on_stack(runtime: Runtime, exec_id: str, head: Head) -> None:
-    """Not here: its stack gives it a runner of its own."""
+async def _resume_elsewhere(runtime: Runtime, exec_id: str, head: Head) -> None:
+    """Sees to a runner process for an execution that this process cannot run itself."""
+    on_stack = head.route.startswith(STACK_ROUTES)
+    _ = runtime.placer if on_stack else runtime.pool
     if head.owner is not None and head.lease_until > runtime.journal.now():
-        raise KitaruStateError(f"Execution {exec_id} is being run by {head.owner}.")
-    await runtime.placer.place_head(head)
+        raise KitaruStateError(
+            f"Execution {exec_id} is being run by {head.owner}. If that process is gone, its lease "
+            "runs out within the lease time, and another runner takes it over then."
+        )
+    await append_decided(
+        runtime, exec_id, lambda past: Reopen("load") if fold(ABSENT, past).load_failures else None
+    )
+    try:
+        if on_stack:
+            await runtime.placer.place_head(head)
+        else:
+            await runtime.pool.look()
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+
+
+async def wake_runners(runtime: Runtime) -> None:
+    """Sees to runner processes for what has become due of deployed versions and on stacks.
+
+    What made it due is durable already: where this fails, another process does it.
+    """
+    if settings.runner_folder(runtime.url) is None:
+        return
+    try:
+        await runtime.pool.look()
+        await runtime.placer.look(0.0)
+    except JournalError as error:
+        report(LogEvent.POLL_FAILED, error=str(error))
 
 
 async def append_decided(
     runtime: Runtime,
     exec_id: str,
-    command: Callable[[list[ExecutionEvent]], Command],
+    command: Callable[[list[ExecutionEvent]], Command | None],
     blobs: tuple[bytes, ...] = (),
 ) -> None:
     """Appends what a client's command leads to, whoever else writes meanwhile.
 
-    `command` is made anew from the execution's events at each try. Raises what it and `decide`
+    `command` is made anew from the execution's events at each try; None: nothing is to be done.
+    Raises what it and `decide`
     raise, and KitaruBackendError when the journal cannot be written.
     """
     stream = stream_of(exec_id)
@@ -550,7 +582,8 @@ async def append_decided(
         recorded = await runtime.journal.read_stream(stream)
         past = [decode_event(fact) for fact in recorded]
         state = fold(ABSENT, past)
-        events = decide(state, command(past))
+        asked = command(past)
+        events = () if asked is None else decide(state, asked)
         if not events:
             return
         append = Append(
@@ -566,6 +599,8 @@ async def append_decided(
             continue
         except JournalError as error:
             raise KitaruBackendError(str(error)) from error
+        if state.route and state.route != runtime.worker.route:
+            await wake_runners(runtime)
         return
     raise KitaruBackendError(f"Execution {exec_id} changes too fast to be steered; try again.")
 

@@ -26,6 +26,7 @@ from kitaru.engine.calls import checked_id
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.codec.scope import function_hints
 from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.deployed import Code, code_of
 from kitaru.engine.executions import CATEGORY, exec_id_of, fold, head_of, new_event, stream_of
 from kitaru.engine.forks import WAIT, Override, Past, PastCall
 from kitaru.engine.history import RecordedFact
@@ -38,7 +39,8 @@ from kitaru.errors import (
     KitaruUsageError,
     KitaruWaitValidationError,
 )
-from kitaru.operations import executions, placing
+from kitaru.operations import deployments, executions, placing
+from kitaru.operations.inputs import merged
 
 MOST_FORKS = 1_000
 _plain = TypeScope.of()
@@ -84,6 +86,11 @@ class Source(Struct, frozen=True):
         return event
 
     @property
+    def code(self) -> Code:
+        """What it runs now."""
+        return code_of(event for _, _, event in self.facts)
+
+    @property
     def clock(self) -> int:
         """When its body's time begins, in microseconds."""
         forked_from = self.started.forked_from
@@ -98,6 +105,8 @@ class Arguments(Struct, frozen=True):
     blobs: Blobs = ()
     named: Named = {}
     """Empty where the flow's code is not at hand."""
+    plain: tuple[str, ...] = ()
+    """Those that are plain JSON still."""
 
 
 class Plan(Struct, frozen=True):
@@ -175,7 +184,7 @@ async def fork_for_others(
     source = await _source(runtime, request.source)
     started = source.started
     exec_id = executions.new_exec_id(started.flow, request.idempotency_key)
-    definition = _definition(runtime, request, started)
+    definition = await _definition(runtime, request, source)
     options = msgspec.structs.replace(
         started.options,
         retries=started.options.retries if retries is None else retries,
@@ -195,6 +204,8 @@ async def fork_for_others(
     else:
         await executions.check_same_start(runtime, exec_id, event, arguments.blobs)
     runtime.worker.look_now()
+    if event.deployment is not None:
+        await executions.wake_runners(runtime)
     return exec_id
 
 
@@ -212,13 +223,16 @@ async def _source(runtime: Runtime, exec_id: str) -> Source:
     return Source(full_id, facts)
 
 
-def _definition(
-    runtime: Runtime, request: ForkRequest, started: ExecutionStarted
+async def _definition(
+    runtime: Runtime, request: ForkRequest, source: Source
 ) -> FlowDefinition | None:
+    if source.code.deployment is not None:
+        # Nobody but its runners loads that code.
+        return None
     if not request.inputs and not (request.is_json and request.overrides):
         return None
     try:
-        return runtime.worker.registry.find(started.source)
+        return runtime.worker.registry.find(source.started.source)
     except KitaruError:
         if request.inputs:
             raise
@@ -240,16 +254,22 @@ async def _arguments(
     runtime: Runtime, request: ForkRequest, source: Source, definition: FlowDefinition | None
 ) -> Arguments:
     started = source.started
+    if definition is None and request.inputs:
+        return await _of_version(runtime, request, source)
     if definition is None:
-        return Arguments(started.arguments, started.arguments_digest)
+        plain = started.plain
+        return Arguments(started.arguments, started.arguments_digest, plain=plain)
     data: Any = started.arguments.json
     if started.arguments.blob is not None:
         data = await runtime.journal.get_blob(started.arguments.blob)
     codec, types = runtime.codec, definition.types
     named: Named = codec.decode(data, types)
+    as_json = {name: named[name] for name in started.plain}
+    named = {**named, **convert_json(definition.function, as_json)}
     given = dict(request.inputs)
     if not given:
-        return Arguments(started.arguments, started.arguments_digest, (), named)
+        plain = started.plain
+        return Arguments(started.arguments, started.arguments_digest, (), named, plain)
     if request.is_json:
         given = convert_json(definition.function, given)
     binder = definition.binder
@@ -258,6 +278,17 @@ async def _arguments(
     encoded, named = codec.roundtrip(merged, where="arguments", types=types)
     value, blobs = stored(encoded)
     return Arguments(value, digest(encoded), blobs, named)
+
+
+async def _of_version(runtime: Runtime, request: ForkRequest, source: Source) -> Arguments:
+    """The same for a deployed version, whose schema says what fits."""
+    started, deployment = source.started, source.code.deployment
+    assert deployment is not None
+    facts = await deployments.facts_of(runtime, deployment.flow, deployment.version)
+    inputs = await merged(
+        runtime, started.flow, facts, started.arguments, started.plain, request.inputs
+    )
+    return Arguments(inputs.value, inputs.digest, inputs.blobs, plain=inputs.plain)
 
 
 # the first event
@@ -288,12 +319,21 @@ def _started(
         idempotency_key=request.idempotency_key,
         seed=started.seed or source.exec_id,
         forked_from=forked_from,
+        plain=arguments.plain,
     )
     if target is None:
-        return msgspec.structs.replace(event, options=options or started.options)
+        code = source.code
+        return msgspec.structs.replace(
+            event,
+            source=code.source,
+            fingerprint=code.fingerprint,
+            deployment=code.deployment,
+            options=options or started.options,
+        )
     return msgspec.structs.replace(
         event,
         source=target.reference,
+        deployment=None,
         fingerprint=target.fingerprint,
         asynchronous=target.definition.asynchronous,
         options=target.options,

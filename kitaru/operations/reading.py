@@ -284,12 +284,14 @@ def _fold_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
         "status": head.state,
         "flow": head.name,
         "source": head.parent,
+        "route": head.route,
         "state": _state(head.summary),
     }
     led_to = {
         "status": rebuilt.state,
         "flow": rebuilt.name,
         "source": rebuilt.parent,
+        "route": rebuilt.route,
         "state": _state(rebuilt.summary),
     }
     for name, value in stored.items():

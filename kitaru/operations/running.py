@@ -3,11 +3,13 @@
 import asyncio
 import os
 import shutil
+import sys
 import tempfile
 import time
 
 from kitaru.bootstrap import Runtime, set_explicit
 from kitaru.operations.serving import signalled
+from kitaru.stacks.logs import capture
 from kitaru.stacks.runners import RunnerSpec
 
 LOOK_SECONDS = 0.25
@@ -19,6 +21,8 @@ def run(spec: RunnerSpec) -> None:
 
     Raises KitaruBackendError when the journal cannot be opened.
     """
+    if spec.log_file:
+        capture(spec.log_file)
     # Its own: flows that write files beside themselves find nobody else's there.
     folder = tempfile.mkdtemp(prefix="kitaru-runner-")
     os.chdir(folder)
@@ -27,6 +31,8 @@ def run(spec: RunnerSpec) -> None:
     finally:
         os.chdir(tempfile.gettempdir())
         shutil.rmtree(folder, ignore_errors=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 async def _run(spec: RunnerSpec) -> None:

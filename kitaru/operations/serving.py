@@ -20,17 +20,22 @@ LOOK_SECONDS = 2.0
 GOING_ON = (ExecutionStatus.RUNNING.value, ExecutionStatus.WAITING.value)
 
 
-def serve(targets: Sequence[str], ready: Callable[[list[str]], None]) -> None:
+def serve(
+    targets: Sequence[str], ready: Callable[[list[str]], None], *, deployments: bool = False
+) -> None:
     """Takes over abandoned executions until SIGINT or SIGTERM, then gives back what it has.
 
     `targets` are modules or files whose flows are served; without any, every flow is whose recorded
-    source can be loaded here. `ready` is told the flows' names, again whenever they become more.
-    Raises KitaruUsageError for a target that cannot be loaded, or that has no flow.
+    source can be loaded here. For deployed versions runner processes are started when there are no
+    targets, or with `deployments`. `ready` is told the flows' names, again whenever they become
+    more. Raises KitaruUsageError for a target that cannot be loaded, or that has no flow.
     """
-    asyncio.run(_serve(targets, ready))
+    asyncio.run(_serve(targets, ready, deployments))
 
 
-async def _serve(targets: Sequence[str], ready: Callable[[list[str]], None]) -> None:
+async def _serve(
+    targets: Sequence[str], ready: Callable[[list[str]], None], deployments: bool
+) -> None:
     config = settings.in_force()
     flows = [flow for target in targets for flow in _flows_of(target)]
     runtime = await Runtime.open(config.journal, config.lease_seconds)
@@ -38,7 +43,9 @@ async def _serve(targets: Sequence[str], ready: Callable[[list[str]], None]) -> 
         for flow in flows:
             runtime.worker.registry.serve(flow.reference, flow.definition)
         runtime.worker.look_now()
-        if settings.runner_folder(runtime.url) is not None:
+        if settings.runner_folder(config.journal) is not None:
+            if deployments or not targets:
+                runtime.pool.look_now()
             # It gives runners to the executions of stacks whose starters are gone.
             _ = runtime.placer
         # Before anybody is told that it is ready, and may tell it to stop.
@@ -84,7 +91,7 @@ async def _find_flows(runtime: Runtime, tried: set[str]) -> bool:
     known = len(runtime.worker.registry.names)
     query = HeadQuery(category=CATEGORY, states=GOING_ON, limit=10_000)
     for head in await runtime.journal.heads(query):
-        if head.stream in tried:
+        if head.stream in tried or head.route:
             continue
         (first,) = await runtime.journal.read_stream(head.stream, limit=1)
         tried.add(head.stream)

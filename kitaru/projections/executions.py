@@ -79,6 +79,7 @@ class RebuiltHead(Struct, frozen=True):
     name: str
     parent: str | None
     summary: bytes
+    route: str = ""
 
 
 def head_of(events: Sequence[RecordedEvent]) -> RebuiltHead:
@@ -96,6 +97,7 @@ def head_of(events: Sequence[RecordedEvent]) -> RebuiltHead:
         name=state.flow,
         parent=f"{CATEGORY}-{state.forked_from}" if state.forked_from else None,
         summary=_encode_state(state),
+        route=state.route,
     )
 
 
@@ -142,7 +144,7 @@ def _state_of(head: Head) -> tuple[ExecutionState, tuple[str, ...]]:
 
 def _summary(head: Head, state: ExecutionState, unknown: tuple[str, ...]) -> Execution:
     status = state.status or ExecutionStatus.RUNNING
-    waits = status is ExecutionStatus.WAITING and head.due_at is not None
+    waits = status is ExecutionStatus.WAITING or state.load_failures > 0
     return Execution(
         exec_id=_exec_id(head),
         flow_name=head.name,
@@ -160,6 +162,8 @@ def _summary(head: Head, state: ExecutionState, unknown: tuple[str, ...]) -> Exe
         lease_until=None if head.owner is None else instant(head.lease_until),
         due_at=instant(head.due_at) if waits and head.due_at is not None else None,
         cancel_requested=state.cancel_requested,
+        deployment=state.deployment,
+        load_failures=state.load_failures,
         version=head.version,
         unknown=unknown,
     )

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import Struct
 
 from kitaru.divergence import Divergence
-from kitaru.domain.execution.events import FrozenOptions, SourceReference
+from kitaru.domain.execution.events import DeploymentReference, FrozenOptions, SourceReference
 from kitaru.domain.values import StoredValue
 from kitaru.status import ExecutionStatus, FailureOrigin
 
@@ -189,6 +189,10 @@ class Execution(Timed, frozen=True, kw_only=True):
     result: StoredValue | None = None
     options: FrozenOptions | None = None
     source: SourceReference | None = None
+    deployment: DeploymentReference | None = None
+    """The deployed version that it runs; None: the code of whoever started it."""
+    load_failures: int = 0
+    """How often in a row its version's code could not be loaded; `status_reason` says why."""
     original_exec_id: str | None = None
     """The execution that this one is a fork of."""
     forked_from: ForkInfo | None = None

@@ -13,7 +13,7 @@ from kitaru.errors import (
     KitaruUsageError,
 )
 from kitaru.operations import executions as operations
-from kitaru.operations import forks, resolving, waits
+from kitaru.operations import forks, histories, resolving, waits
 from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
 from kitaru.sdk.deployments import AsyncDeployments, Deployments
@@ -126,6 +126,22 @@ class AsyncExecutions:
         when its flow cannot be loaded here.
         """
         return await on_runtime(lambda runtime: _steer(runtime, exec_id, operations.resume))
+
+    async def export(self, exec_id: str) -> bytes:
+        """One execution as the content of a history file, byte for byte as it is recorded.
+
+        `kitaru journal export` writes the same; `import_` reads it. Raises as `get` does.
+        """
+        return await on_runtime(lambda runtime: _export(runtime, exec_id))
+
+    async def import_(self, history: bytes) -> Execution:
+        """Writes the execution of a history file into this journal, as it was recorded.
+
+        One that has not ended goes on only when somebody resumes it. Importing it twice is fine.
+        Raises KitaruStateError for a damaged file, for one of a newer version, and when the journal
+        has another history of that execution.
+        """
+        return await on_runtime(lambda runtime: _import(runtime, history))
 
     async def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
         """The waits of an execution that nobody has answered, oldest first."""
@@ -268,6 +284,14 @@ class Executions:
         """Goes on with an execution that nobody runs; see `AsyncExecutions.resume`."""
         return block("executions.resume()", _INSTEAD, lambda: self._aio.resume(exec_id))
 
+    def export(self, exec_id: str) -> bytes:
+        """One execution as the content of a history file; see `AsyncExecutions.export`."""
+        return block("executions.export()", _INSTEAD, lambda: self._aio.export(exec_id))
+
+    def import_(self, history: bytes) -> Execution:
+        """Writes a history file's execution into this journal; see `AsyncExecutions.import_`."""
+        return block("executions.import_()", _INSTEAD, lambda: self._aio.import_(history))
+
     def pending_waits(self, exec_id: str) -> tuple[PendingWait, ...]:
         """The waits of an execution that nobody has answered, oldest first."""
         return block(
@@ -371,6 +395,16 @@ async def _latest(runtime: Runtime, flow: str | None, status: str | None) -> Exe
     if not found:
         raise KitaruStateError("There is no execution that matches.")
     return await _get(runtime, found[0].exec_id)
+
+
+async def _export(runtime: Runtime, exec_id: str) -> bytes:
+    exported = await histories.export_from(runtime, await operations.find_id(runtime, exec_id))
+    return exported.content
+
+
+async def _import(runtime: Runtime, history: bytes) -> Execution:
+    imported = await histories.take_in(runtime, history, "the history")
+    return await _get(runtime, imported.exec_id)
 
 
 async def _steer(

@@ -16,6 +16,7 @@ from journal import Head, HeadQuery, Journal, JournalError, RecordedEvent
 from kitaru.domain.execution.state import DEPLOYMENT_ROUTES
 from kitaru.engine.executions import CATEGORY
 from kitaru.errors import KitaruError
+from kitaru.stacks.logs import ENDING, make_room
 from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
 from kitaru.stacks.slots import Slots
 from kitaru.telemetry import LogEvent, report
@@ -27,6 +28,8 @@ EACH_RUNS = 16
 """How many waiting executions justify another runner."""
 PAGE = 500
 LONGEST_PAUSE_SECONDS = 60.0
+USEFUL_SECONDS = 30.0
+"""A runner that has lived so long says nothing of the next one by its death."""
 
 
 class PoolSettings(Struct, frozen=True, kw_only=True):
@@ -64,6 +67,7 @@ class RunnerPool:
         self._free_since: dict[str, float] = {}
         """When an execution was first seen that is due and that nobody has, by stream."""
         self._failures: dict[str, _Failures] = {}
+        self._started_at: dict[int, float] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
@@ -155,6 +159,7 @@ class RunnerPool:
                 os.close(slot)
 
     def _start(self, route: str, slot: int) -> None:
+        make_room(self.settings.folder)
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
         spec = RunnerSpec(
             journal=self.settings.journal,
@@ -162,7 +167,7 @@ class RunnerPool:
             bundle=route.removeprefix(DEPLOYMENT_ROUTES),
             idle_seconds=self.settings.idle_seconds,
             lease_seconds=self.settings.lease_seconds,
-            log_file=str(self.settings.folder / f"{name}.log"),
+            log_file=str(self.settings.folder / f"{name}{ENDING}"),
         )
         try:
             runner = start_runner(spec, inherited=[slot])
@@ -171,6 +176,7 @@ class RunnerPool:
             report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
             return
         self.runners.append(runner)
+        self._started_at[runner.pid] = time.monotonic()
         report(LogEvent.RUNNER_STARTED, route=route, pid=runner.pid, log=spec.log_file)
 
     def _reap(self) -> None:
@@ -180,8 +186,11 @@ class RunnerPool:
             if code is None:
                 going_on.append(runner)
             elif code == 0:
+                self._started_at.pop(runner.pid, None)
                 self._failures.pop(runner.spec.route, None)
             else:
+                if time.monotonic() - self._started_at.pop(runner.pid, 0.0) >= USEFUL_SECONDS:
+                    self._failures.pop(runner.spec.route, None)
                 self._note_failure(runner.spec.route)
                 report(
                     LogEvent.RUNNER_DIED,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from journal import open_reader
+from journal import Head, HeadQuery, open_reader
 from kitaru.operations import reading
 from kitaru.projections.views import Execution
 
@@ -27,6 +27,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.journal = folder / "journal.db"
+        self.workers: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
             "KITARU_JOURNAL": str(self.journal),
@@ -74,6 +75,41 @@ class Machine:
             text=True,
         )
 
+    def start_file(self, folder: Path, file: str) -> "subprocess.Popen[str]":
+        """Runs a file of the folder, without waiting for its end."""
+        return subprocess.Popen(
+            [sys.executable, file],
+            cwd=folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def heads(self) -> list[Head]:
+        """The heads of all executions."""
+        with open_reader(str(self.journal)) as reader:
+            return reader.heads(HeadQuery(category="execution", limit=10_000))
+
+    def serve(self) -> "subprocess.Popen[bytes]":
+        """A worker, until the test ends, that starts runners for what is due."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kitaru", "worker"],
+            cwd=self.project("worker", {}),
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.workers.append(process)
+        return process
+
+    def end(self) -> None:
+        """Ends all that this journal's processes are."""
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        self.kill_runners()
+
     def kitaru(self, folder: Path, *arguments: str, fails: bool = False) -> str:
         """Runs the command line."""
         return self.run(folder, "-m", "kitaru", *arguments, fails=fails)
@@ -103,6 +139,12 @@ class Machine:
             return False
         return b"runner" in command and any(str(self.journal).encode() in part for part in command)
 
+    def kill(self, pid: int) -> int:
+        """Kills one runner of this journal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        return pid
+
     def kill_runners(self) -> int:
         """Kills every runner of this journal; returns how many there were."""
         killed = 0
@@ -122,4 +164,4 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     """A journal of this test's own; its runners end with the test."""
     machine = Machine(tmp_path)
     yield machine
-    machine.kill_runners()
+    machine.end()

@@ -19,6 +19,8 @@ from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.executions import fold, head_of, stream_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.operations import executions
+from kitaru.operations.preflight import preflight
+from kitaru.verdicts import Judgement, Verdict
 
 HEAD = """\
 import asyncio, os, random, time, uuid
@@ -51,6 +53,7 @@ DEF save(data):
 @flow(retries=RETRIES, cache=False)
 DEF body():
 """
+BLOB = re.compile(rb'"blob":"([0-9a-f]{64})"')
 CALLS = re.compile(r"(?<![\w.])((?:fetch|load|prepare|save)\(|kitaru\.(?:wait|sleep)\()")
 
 
@@ -140,10 +143,35 @@ class Workshop:
         """What the new body is told on the old one's history."""
         history = await self.history_of(old, **options)
         flow = self.write(new, **options)
+        verdict = await self.foreseen(flow, history)
+        runs = [*self.module.RUNS]
         await self.plant(flow, history)
         with pytest.raises(kitaru.KitaruDivergenceError) as raised:
             await self.result(flow)
+        assert runs == [], "the preflight has run a checkpoint"
+        check_foreseen(verdict, raised.value)
         return raised.value
+
+    async def foreseen(self, flow: Any, history: Sequence[RecordedEvent]) -> Verdict:
+        """What the preflight says of an execution with these events."""
+        blobs: dict[str, bytes] = {}
+        for name in {name for fact in history for name in BLOB.findall(fact.payload)}:
+            blobs[name.decode()] = await self.runtime.journal.get_blob(name.decode())
+        return await asyncio.to_thread(preflight, history, blobs, flow.definition)
+
+
+def check_foreseen(verdict: Verdict, error: kitaru.KitaruDivergenceError) -> None:
+    """The law: what a runner is stopped by, the preflight has told before, in the same words."""
+    assert verdict.judgement is Judgement.DIVERGES
+    facts = error.divergence
+    assert verdict.path == facts.recorded.path
+    assert verdict.version == facts.recorded.version or facts.recorded.version is None
+    assert verdict.story == facts.story
+    assert verdict.summary == facts.summary
+    assert verdict.recorded_site == facts.recorded.site
+    assert verdict.site == (facts.asked[0].site if facts.asked else "")
+    # Not the whole: bodies here take the time and random numbers as arguments.
+    assert verdict.report.partition("\n")[0] == str(error).partition("\n")[0]
 
 
 @pytest.fixture(params=["sync", "async"])

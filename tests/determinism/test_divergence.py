@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 import kitaru
 from journal import RecordedEvent
@@ -20,6 +21,7 @@ from kitaru.domain.execution.events import ArgumentsChanged
 from kitaru.engine.upcasts import decode_event
 from kitaru.operations import executions
 from kitaru.projections.timeline import timeline_of as kitaru_timeline
+from kitaru.verdicts import Judgement
 
 
 class Change(NamedTuple):
@@ -457,6 +459,31 @@ async def test_each_flow_attempt_is_held_against_its_own_record(
         assert isinstance(raised.value, kitaru.KitaruDivergenceError)
         assert raised.value.story == story, str(raised.value)
         assert workshop.module.RUNS == []
+
+
+@pytest.mark.parametrize("colour", ["sync"])
+@pytest.mark.parametrize(
+    "end", ["return b.result()", "return [a.result(), b.result()]", "return 7", "b.wait()"]
+)
+async def test_a_recorded_call_that_depends_on_a_new_one_is_compared_when_that_has_ended(
+    workshop: Any, end: str
+) -> None:
+    history = await workshop.history_of(
+        'a = fetch.submit("a")\nb = load.submit("b")\nreturn [a.result(), b.result()]'
+    )
+    (loaded,) = [fact for fact in history if b'"name":"load"' in fact.payload]
+    recorded = [history[0], replace(loaded, version=2)]
+    flow = workshop.write(f'a = fetch.submit("a")\nb = load.submit(a)\n{end}')
+    verdict = await workshop.foreseen(flow, recorded)
+    assert (verdict.judgement, verdict.version, verdict.path) == (Judgement.UNKNOWN, 1, "load")
+    assert "depends on a call that is not" in verdict.summary
+    assert workshop.module.RUNS == []
+    await workshop.plant(flow, recorded)
+    with pytest.raises(kitaru.KitaruDivergenceError) as raised:
+        await workshop.result(flow)
+    assert raised.value.story == Story.CHANGED_ARGUMENTS
+    assert raised.value.recorded.path == "load"
+    assert workshop.module.RUNS == [("fetch", "a")]
 
 
 CATCHING = {

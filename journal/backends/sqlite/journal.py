@@ -20,12 +20,13 @@ from journal.backends.sqlite.forking import abandon_in_children
 from journal.backends.sqlite.queries import Query
 from journal.backends.sqlite.reader import SqliteReader
 from journal.backends.sqlite.shared import SharedTransaction
-from journal.backends.sqlite.transaction import PreparedAppend
+from journal.backends.sqlite.transaction import PreparedAdoption, PreparedAppend
 from journal.backends.sqlite.work import Action, Work
 from journal.clock import Clock, system_clock
 from journal.errors import JournalClosed, JournalError, JournalReadOnly
 from journal.journal import AppendDone, FindDone, Watcher
 from journal.records import (
+    Adoption,
     Append,
     Appended,
     ClaimQuery,
@@ -101,6 +102,12 @@ class SqliteJournal:
     def append_blocking(self, append: Append, /) -> Appended:
         self._refuse_when_closed()
         return self._committer.commit_blocking(PreparedAppend(append))
+
+    async def adopt(self, adoption: Adoption, /) -> tuple[RecordedEvent, ...]:
+        self._refuse_when_closed()
+        prepared = await _off_the_loop(partial(PreparedAdoption, adoption))
+        self._refuse_when_closed()
+        return await self._submit(prepared)
 
     def shares_store_with(self, location: str, /) -> bool:
         try:

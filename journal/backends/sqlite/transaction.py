@@ -15,6 +15,7 @@ from journal.errors import CorruptJournal, StaleLease, WrongExpectedVersion
 from journal.hashing import event_hash
 from journal.records import (
     GENESIS,
+    Adoption,
     Append,
     Appended,
     Claim,
@@ -24,7 +25,7 @@ from journal.records import (
     Lease,
     RecordedEvent,
 )
-from journal.rules import category_of, check_append
+from journal.rules import category_of, check_adoption, check_append
 
 _MOST_ENDS = 50_000
 _COMPRESSED_FROM_BYTES = 512
@@ -42,6 +43,10 @@ _LAST_STREAM = "SELECT coalesce(max(id), 0) FROM heads"
 _INSERT_EVENT = """
 INSERT INTO events (position, stream, version, type, schema, recorded_at, epoch, previous_hash,
     hash, payload, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_ADOPTED = """
+INSERT INTO events (position, stream, version, type, schema, recorded_at, epoch, previous_hash,
+    hash, payload_digest, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INDEXED = "SELECT position FROM indexed"
 # In the order of the keys: many of them share a page.
@@ -92,6 +97,21 @@ class PreparedAppend(Work[Appended]):
 
     def perform(self, transaction: "Transaction") -> Appended:
         return transaction.append(self)
+
+
+class PreparedAdoption(Work[tuple[RecordedEvent, ...]]):
+    """A stream of another journal, found to be sound."""
+
+    __slots__ = ("adoption", "blobs")
+
+    def __init__(self, adoption: Adoption) -> None:
+        super().__init__()
+        check_adoption(adoption)
+        self.adoption = adoption
+        self.blobs = [_stored_blob(blob) for blob in adoption.blobs]
+
+    def perform(self, transaction: "Transaction") -> tuple[RecordedEvent, ...]:
+        return transaction.adopt(self)
 
 
 class StreamEnd:
@@ -213,6 +233,34 @@ class Transaction:
             self._connection.execute(_INSERT_BLOB, blob)
         self.size += prepared.size
         return Appended(events, end.version, lease)
+
+    def adopt(self, prepared: PreparedAdoption) -> tuple[RecordedEvent, ...]:
+        adoption = prepared.adoption
+        first, last = adoption.events[0], adoption.events[-1]
+        stream = first.stream
+        known = self._ends.by_stream.get(stream) or self._stored_end(stream)
+        if known is not None:
+            raise WrongExpectedVersion(stream, 0, known.version)
+        self.flush()
+        position = self._last_position()
+        events = tuple(
+            replace(event, position=position + event.version) for event in adoption.events
+        )
+        epoch = max(event.epoch for event in events)
+        end = StreamEnd(self._next_stream_id(), last.version, last.hash, None, epoch, 0)
+        self._connection.executemany(_INSERT_ADOPTED, [_adopted_row(end.id, it) for it in events])
+        name = (end.id, stream, category_of(stream))
+        times = (first.recorded_at, last.recorded_at)
+        anchor = (last.version, last.hash)
+        row = (*name, *_head_values(adoption.head), *times, *anchor, None, epoch, 0)
+        self._connection.execute(_INSERT_HEAD, row)
+        for blob in prepared.blobs:
+            self._connection.execute(_INSERT_BLOB, blob)
+        self._ends.position = events[-1].position
+        self.events += events
+        self.evidence = (_IS_EVENT_THERE, (end.id, last.version, last.hash))
+        self.size += sum(len(event.payload) for event in events)
+        return events
 
     def claim(self, query: ClaimQuery) -> list[tuple[Head, Lease]]:
         self.flush()
@@ -399,6 +447,14 @@ class Transaction:
         end.owner, end.epoch, end.lease_until = owner, epoch, until
         if not self.events:
             self.evidence = (_IS_LEASE_THERE, (end.id, owner, epoch, until))
+
+
+def _adopted_row(stream_id: int, event: RecordedEvent) -> Row:
+    payload = event.payload if event.payload_digest is None else None
+    return (
+        event.position, stream_id, event.version, event.type, event.schema, event.recorded_at,
+        event.epoch, event.previous_hash, event.hash, event.payload_digest, payload,
+    )  # fmt: skip
 
 
 def _head_values(change: HeadChange) -> tuple[Any, ...]:

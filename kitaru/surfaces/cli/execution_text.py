@@ -74,6 +74,7 @@ def _facts(execution: Execution, now: datetime) -> list[tuple[str, str]]:
     return [
         ("Execution", execution.exec_id),
         ("Flow", escaped(execution.flow_name)),
+        ("Version", _version(execution)),
         ("Status", f"{status} ({escaped(reason)})" if reason else status),
         ("Stack", _stack(execution)),
         ("Started", clock_text(execution.started_at)),
@@ -116,9 +117,18 @@ def _owner(execution: Execution, now: datetime) -> str:
         return (
             f"{escaped(execution.owner or '')}, until {clock_text(execution.lease_until)} at least"
         )
+    if execution.load_failures:
+        return "no worker has it"
+    if execution.status is ExecutionStatus.RUNNING and execution.deployment is not None:
+        return "nobody; a process that invokes, or `kitaru worker`, starts a runner for it"
     if execution.status is ExecutionStatus.RUNNING:
         return "nobody; `kitaru executions resume` or a worker goes on with it"
     return ""
+
+
+def _version(execution: Execution) -> str:
+    deployment = execution.deployment
+    return "" if deployment is None else f"{deployment.version}, bundle {deployment.bundle[:12]}"
 
 
 def _source(execution: Execution) -> str:

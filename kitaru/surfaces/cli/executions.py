@@ -106,6 +106,8 @@ def note_text(execution: Execution, now: datetime) -> str:
     """What else one wants to know of an execution at first sight."""
     if execution.unknown:
         return "read-only here: of a newer version"
+    if execution.load_failures:
+        return f"no worker has it: {execution.status_reason}"
     match execution.status:
         case ExecutionStatus.RUNNING:
             doing = "cancelling, " if execution.cancel_requested else ""

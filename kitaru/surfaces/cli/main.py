@@ -8,6 +8,8 @@ _HERE = "kitaru.surfaces.cli"
 _EXECUTIONS = f"{_HERE}.executions"
 _STEERING = f"{_HERE}.steering"
 _STACK = f"{_HERE}.stack"
+_FLOWS = f"{_HERE}.flows"
+_DEPLOY = f"{_HERE}.deploy"
 
 
 @click.group(
@@ -15,8 +17,15 @@ _STACK = f"{_HERE}.stack"
     context_settings={"help_option_names": ["-h", "--help"]},
     entries={
         "run": Entry(f"{_HERE}.run", "run", "Start a flow and wait for its result."),
+        "deploy": Entry(_DEPLOY, "deploy", "Make a flow's project its next version."),
+        "build": Entry(_DEPLOY, "build", "The same without a tag."),
+        "invoke": Entry(f"{_HERE}.invoke", "invoke", "Run a deployed version of a flow."),
+        "flow": Entry(f"{_HERE}.main", "flow", "Deployed flows, their versions and tags."),
         "executions": Entry(f"{_HERE}.main", "executions", "Look at executions and steer them."),
         "journal": Entry(f"{_HERE}.main", "journal", "Read and check what is recorded."),
+        "check": Entry(
+            f"{_HERE}.histories", "check", "Replay recorded histories against today's code."
+        ),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
         "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
@@ -34,6 +43,7 @@ def cli() -> None:
     entries={
         "list": Entry(_EXECUTIONS, "list_command", "The newest executions."),
         "get": Entry(_EXECUTIONS, "get", "One execution: its state, checkpoints and failure."),
+        "logs": Entry(f"{_HERE}.logs", "logs", "What an execution has printed in its runners."),
         "resume": Entry(_STEERING, "resume", "Go on with an execution that nobody runs."),
         "replay": Entry(
             f"{_HERE}.replay", "replay", "Fork an execution: run it anew from a call on."
@@ -51,8 +61,37 @@ def executions() -> None:
 @click.group(
     cls=LazyGroup,
     entries={
+        "list": Entry(_FLOWS, "list_command", "The flows that were deployed."),
+        "show": Entry(_FLOWS, "show", "One flow: its tags and versions."),
+        "tag": Entry(_FLOWS, "tag", "Let a tag lead to a version."),
+        "untag": Entry(_FLOWS, "untag", "Let a tag no longer lead to a version."),
+        "deployments": Entry(f"{_HERE}.main", "deployments", "The versions of a flow."),
+    },
+)
+def flow() -> None:
+    """Deployed flows, their versions and tags."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
+        "list": Entry(_FLOWS, "list_deployments", "The versions of a flow, newest first."),
+        "show": Entry(_FLOWS, "show_deployment", "One version of a flow."),
+        "logs": Entry(_FLOWS, "deployment_logs", "What executions of a version have printed."),
+        "delete": Entry(_FLOWS, "delete_deployment", "Let a version no longer be invoked."),
+    },
+)
+def deployments() -> None:
+    """The versions of a flow."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
         "show": Entry(f"{_HERE}.journal", "show", "The history of an execution, event by event."),
         "verify": Entry(f"{_HERE}.journal", "verify", "Check that nothing was altered or lost."),
+        "export": Entry(f"{_HERE}.histories", "export", "Write an execution into a file."),
+        "import": Entry(f"{_HERE}.histories", "import_command", "Take an execution from a file."),
     },
 )
 def journal() -> None:

@@ -1,4 +1,4 @@
-"""A version is deployed whole or not at all, and inputs are looked at before anything starts."""
+"""A version is deployed whole or not at all; inputs are looked at before anything starts."""
 
 import asyncio
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from journal import open_reader
 from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.events import ExecutionStarted, FrozenOptions
 from kitaru.engine.bundles import NotBundled
@@ -22,8 +23,9 @@ from kitaru.errors import (
     KitaruStateError,
     KitaruUsageError,
 )
-from kitaru.operations import deployments, packaging
+from kitaru.operations import deployed, deployments, packaging
 from kitaru.operations.deployments import Invocation
+from kitaru.operations.inputs import merged
 from kitaru.stacks.pool import RunnerPool
 
 PROGRAM = """
@@ -218,3 +220,33 @@ async def test_tags_are_moved_and_versions_deleted(runtime: Any, project: Path) 
     known = await deployments.flow(runtime, "plain")
     assert (known.latest, known.versions, known.tags) == (2, (2,), {"default": (2,)})
     assert await deployments.flows(runtime) == [known]
+
+
+async def test_recorded_arguments_keep_what_is_not_given_anew(runtime: Any, project: Path) -> None:
+    await deploy(runtime, project, "agent", "u")
+    facts = await deployments.facts_of(runtime, "agent", 1)
+    first = await merged(runtime, "agent", facts, None, (), {"url": "a", "folder": Path("b")})
+    again = await merged(runtime, "agent", facts, first.value, first.plain, {"count": 2})
+    assert list(msgspec.json.decode(again.value.json)) == ["url", "folder", "count"]
+    assert (first.plain, again.plain) == (("url",), ("url", "count"))
+    taken = await merged(runtime, "agent", facts, first.value, first.plain, {"folder": "c"})
+    assert taken.plain == ("url", "folder")
+
+
+async def test_what_readers_see_is_what_was_deployed(
+    runtime: Any, project: Path, tmp_path: Path
+) -> None:
+    """What `kitaru.operations.deployed` reads without an event loop."""
+    await deploy(runtime, project, "agent", "u")
+    await deploy(runtime, project, "plain")
+    await deployments.invoke(runtime, "e1", Invocation(flow="plain", inputs={}))
+    with open_reader(str(tmp_path / "journal.db")) as reader:
+        assert deployed.flows(reader) == await deployments.flows(runtime)
+        plain = deployed.version(reader, "plain", None, None)
+        assert deployed.flow(reader, "plain").versions == [plain]
+        assert plain == await deployments.get(runtime, "plain")
+        assert deployed.executions_of(reader, plain) == ["e1"]
+        # The same bundle, and another flow of it.
+        assert deployed.executions_of(reader, deployed.version(reader, "agent", 1, None)) == []
+        with pytest.raises(KitaruDeploymentNotFoundError, match="kitaru flow list"):
+            deployed.flow(reader, "other")

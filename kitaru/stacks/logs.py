@@ -1,0 +1,192 @@
+"""What runner processes print, kept beside the journal: each line with the execution it belongs to.
+
+A runner has one file of JSON lines. What C code prints goes there as it is, and so belongs to no
+execution. A full file is set aside once, and the oldest files go: none of it grows for ever.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from kitaru.engine.context import CheckpointScope, scope
+
+MOST_BYTES = 8 * 1024 * 1024
+"""How long a file may grow before it is set aside; what was set aside before goes."""
+MOST_FILES = 50
+LONGEST_LINE = 64 * 1024
+ENDING = ".log"
+OLDER = ".1"
+
+Stream = Literal["stdout", "stderr"]
+
+
+class LogLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line that a runner has printed."""
+
+    text: str
+    at: int = 0
+    """Microseconds since the Unix epoch; 0: the process did not say."""
+    stream: str = ""
+    """``stdout`` or ``stderr``; empty: the process did not say."""
+    exec_id: str = ""
+    """The execution whose body, or checkpoint, printed it; empty: the runner itself."""
+    call: str = ""
+    """The path of the checkpoint call; empty: the flow's body."""
+
+
+class LogFile:
+    """The file of the process that runs; standard output and error lead there already."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._written = _size(path)
+
+    def add(self, line: LogLine) -> None:
+        """Appends a line; from every thread."""
+        data = msgspec.json.encode(line) + b"\n"
+        with self._lock:
+            if self._written + len(data) > MOST_BYTES:
+                self._set_aside()
+            self._written += len(data)
+            os.write(1, data)
+
+    def _set_aside(self) -> None:
+        os.replace(self._path, self._path + OLDER)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for standard in (1, 2):
+            os.dup2(descriptor, standard)
+        os.close(descriptor)
+        self._written = 0
+
+
+class TaggedStream(io.TextIOBase):
+    """Stands for `sys.stdout` or `sys.stderr`: whole lines, each with where it was printed."""
+
+    encoding = "utf-8"
+
+    def __init__(self, file: LogFile, stream: Stream) -> None:
+        self._file = file
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._begun: dict[tuple[str, str], str] = {}
+        """Lines that have no end yet, by where they are printed."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        place = _place()
+        with self._lock:
+            *whole, rest = (self._begun.pop(place, "") + text).split("\n")
+            while len(rest) > LONGEST_LINE:
+                whole.append(rest[:LONGEST_LINE])
+                rest = rest[LONGEST_LINE:]
+            if rest:
+                self._begun[place] = rest
+        for line in whole:
+            self._add(line, place)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lock:
+            begun, self._begun = self._begun, {}
+        for place, line in begun.items():
+            self._add(line, place)
+
+    def fileno(self) -> int:
+        return 1 if self._stream == "stdout" else 2
+
+    def _add(self, line: str, place: tuple[str, str]) -> None:
+        exec_id, call = place
+        self._file.add(
+            LogLine(
+                # What UTF-8 cannot say is written as an escape.
+                text=line.encode("utf-8", "backslashreplace").decode(),
+                at=time.time_ns() // 1_000,
+                stream=self._stream,
+                exec_id=exec_id,
+                call=call,
+            )
+        )
+
+
+def capture(path: str) -> None:
+    """From now on what this process prints goes into its log file, line by line."""
+    file = LogFile(path)
+    sys.stdout = TaggedStream(file, "stdout")
+    sys.stderr = TaggedStream(file, "stderr")
+
+
+def read_lines(
+    folder: Path, *, exec_id: str = "", call: str = "", names: Iterable[str] | None = None
+) -> list[LogLine]:
+    """The lines in a folder of logs, oldest first: those of an execution, and a call, if named.
+
+    `names` are the files to look into; None: all. Files that vanish meanwhile are passed over.
+    """
+    wanted = exec_id.encode()
+    found = [
+        line
+        for file in _files(folder, names)
+        for data in _raw_lines(file)
+        if wanted in data
+        for line in _decoded(data)
+        if (not exec_id or line.exec_id == exec_id) and (not call or line.call == call)
+    ]
+    return sorted(found, key=lambda line: line.at)
+
+
+def make_room(folder: Path) -> None:
+    """Removes the oldest log files where there are too many."""
+    files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: file.name)
+    for file in files[: max(0, len(files) - MOST_FILES)]:
+        for old in (file, Path(f"{file}{OLDER}")):
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def _files(folder: Path, names: Iterable[str] | None) -> Iterator[Path]:
+    known = sorted(file.name for file in folder.glob(f"*{ENDING}")) if names is None else names
+    for name in known:
+        yield folder / f"{name}{OLDER}"
+        yield folder / name
+
+
+def _raw_lines(file: Path) -> list[bytes]:
+    try:
+        return file.read_bytes().splitlines()
+    except OSError:
+        return []
+
+
+def _decoded(data: bytes) -> Iterator[LogLine]:
+    if not data.strip():
+        return
+    try:
+        yield msgspec.json.decode(data, type=LogLine)
+    except msgspec.DecodeError:
+        yield LogLine(text=data.decode("utf-8", "replace"))
+
+
+def _place() -> tuple[str, str]:
+    here = scope.get()
+    if here is None:
+        return "", ""
+    return here.runner.exec_id, here.path if isinstance(here, CheckpointScope) else ""
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0

@@ -1,0 +1,94 @@
+"""`kitaru deploy` and `kitaru build`: a flow's project becomes its next version."""
+
+from typing import Any
+
+import click
+
+from kitaru.surfaces.cli.commands import Command
+from kitaru.surfaces.cli.output import Output
+from kitaru.surfaces.cli.run import json_object
+
+_INPUT = click.option(
+    "--input", "inputs", metavar="JSON|@FILE", help="The inputs that invocations begin with."
+)
+_RETRIES = click.option("--retries", type=click.IntRange(0), help="How often a body is run again.")
+_CACHE = click.option("--cache/--no-cache", default=None, help="Whether results may be reused.")
+
+
+@click.command(cls=Command)
+@click.argument("target")
+@click.option("--tag", default="default", show_default=True, help="What leads to the version.")
+@click.option("--exclusive", is_flag=True, help="The tag leads to this version alone.")
+@_INPUT
+@_RETRIES
+@_CACHE
+@click.pass_context
+def deploy(
+    ctx: click.Context,
+    target: str,
+    tag: str,
+    exclusive: bool,
+    inputs: str | None,
+    retries: int | None,
+    cache: bool | None,
+) -> None:
+    """Deploy a flow as its next version, and let a tag lead to it.
+
+    TARGET is path/to/file.py:flow or module:flow. The whole project is deployed: the folder that
+    `kitaru init` has marked, or that has a pyproject.toml, without what .kitaruignore names.
+    """
+    from kitaru.domain.deployment.state import DEFAULT_TAG
+
+    tags = {tag: exclusive or tag == DEFAULT_TAG}
+    _deploy(ctx, target, inputs, retries, cache, tags, default_on_first=True)
+
+
+@click.command(cls=Command)
+@click.argument("target")
+@_INPUT
+@_RETRIES
+@_CACHE
+@click.pass_context
+def build(
+    ctx: click.Context, target: str, inputs: str | None, retries: int | None, cache: bool | None
+) -> None:
+    """Make a flow's next version without a tag; it is invoked by its number.
+
+    TARGET is path/to/file.py:flow or module:flow.
+    """
+    _deploy(ctx, target, inputs, retries, cache, {}, default_on_first=False)
+
+
+def _deploy(
+    ctx: click.Context,
+    target: str,
+    inputs: str | None,
+    retries: int | None,
+    cache: bool | None,
+    tags: dict[str, bool],
+    *,
+    default_on_first: bool,
+) -> None:
+    from kitaru.engine.source import load_target
+    from kitaru.surfaces.cli.deployment_text import deployed_text
+
+    given = json_object(inputs, "--input", '{"url": "https://example.com"}')
+    flow = load_target(target)
+    bound = _bound(flow, given)
+    deployment = flow.sync.with_options(retries=retries, cache=cache).deploy(
+        **bound, tags=tags, publish_default_on_first_deploy=default_on_first
+    )
+    Output(ctx).item(deployment.details, lambda: deployed_text(deployment.details))
+
+
+def _bound(flow: Any, given: dict[str, Any]) -> dict[str, Any]:
+    from kitaru.engine.schema import bind_json
+    from kitaru.errors import KitaruDeploymentInputValuesError, KitaruUsageError
+
+    try:
+        return bind_json(flow.definition.function, given)
+    except KitaruUsageError as error:
+        raise KitaruDeploymentInputValuesError(
+            f"Flow {flow.name!r}: {error}. --input gives a value for every parameter without a "
+            "default; invocations may give others."
+        ) from error

@@ -1,0 +1,1 @@
+"""For tests of flows: recorded histories as test items."""

@@ -1,0 +1,215 @@
+"""Code that cannot be loaded, runners that die, bundles that are gone: named, and nothing lost."""
+
+import sqlite3
+import textwrap
+from typing import Any
+
+import pytest
+
+PLAIN = """
+    from kitaru import checkpoint, flow
+
+    @checkpoint
+    def work(n: int) -> int:
+        return n + 1
+
+    @flow
+    def agent(n: int = 1) -> int:
+        return work(n)
+    """
+DEPLOY = "import {module}; print({module}.agent.deploy().version)"
+INVOKE = """
+    from kitaru import KitaruClient
+    handle = KitaruClient().deployments.invoke(flow="agent"{more})
+    print(handle.exec_id)
+    """
+
+
+def deploy(machine: Any, files: dict[str, str], module: str = "flows") -> str:
+    project = machine.project("project", files)
+    return str(machine.program(project, DEPLOY.format(module=module)).strip())
+
+
+def started(machine: Any, more: str = "") -> str:
+    """An execution of the default version, whose invoker is gone and has started no runner."""
+    return str(machine.program(machine.project("empty", {}), INVOKE.format(more=more)).strip())
+
+
+@pytest.mark.parametrize(
+    ("top", "problem"),
+    [
+        ("import no_such_library", "No module named 'no_such_library'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_code_that_cannot_be_loaded_is_named_and_tried_again_more_and_more_seldom(
+    machine: Any, top: str, problem: str
+) -> None:
+    # What only the runner does not have: the producer has it.
+    program = f"import os\nif 'bundles' in __file__:\n    {top}\n" + textwrap.dedent(PLAIN)
+    deploy(machine, {"flows.py": program})
+    exec_id = started(machine)
+    machine.serve()
+    machine.until(lambda: machine.execution(exec_id).load_failures >= 2)
+    found = machine.execution(exec_id)
+    assert found.status == "running"
+    assert found.status_reason.startswith("version 1 of agent cannot be loaded: Loading flows")
+    assert problem in found.status_reason
+    assert found.due_at is not None
+    here = machine.folder / "empty"
+    shown = machine.kitaru(here, "executions", "get", exec_id)
+    assert "no worker has it" in shown
+    assert problem in shown
+    assert "no worker has it" in machine.kitaru(here, "executions", "list")
+
+
+def test_what_could_not_be_loaded_goes_on_when_it_can_and_is_resumed(machine: Any) -> None:
+    mark = machine.folder / "mended"
+    program = f"import os\nif 'bundles' in __file__ and not os.path.exists({str(mark)!r}):\n"
+    program += "    import no_such_library\n" + textwrap.dedent(PLAIN)
+    deploy(machine, {"flows.py": program})
+    exec_id = started(machine)
+    machine.serve()
+    machine.until(lambda: machine.execution(exec_id).load_failures >= 2)
+    mark.touch()
+    told = machine.kitaru(machine.folder / "empty", "executions", "resume", exec_id)
+    assert told.split()[-1] == "2"
+    assert machine.execution(exec_id).load_failures == 0
+
+
+def test_code_that_kills_whoever_loads_it_is_counted_with_the_take_overs(machine: Any) -> None:
+    program = (
+        "import os, signal\nif 'bundles' in __file__:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    machine.environment["KITARU_LEASE_SECONDS"] = "1"
+    deploy(machine, {"flows.py": program + textwrap.dedent(PLAIN)})
+    exec_id = started(machine)
+    machine.serve()
+    machine.until(lambda: machine.execution(exec_id).takeovers >= 2)
+    found = machine.execution(exec_id)
+    assert found.status in ("running", "failed")
+
+
+def test_a_runner_killed_while_it_loads_is_followed_by_one_that_runs(machine: Any) -> None:
+    mark = machine.folder / "loading"
+    program = f"import os, time\nif 'bundles' in __file__ and not os.path.exists({str(mark)!r}):\n"
+    program += f"    open({str(mark)!r}, 'w').close()\n    time.sleep(600)\n"
+    deploy(machine, {"flows.py": program + textwrap.dedent(PLAIN)})
+    exec_id = started(machine)
+    machine.serve()
+    machine.until(mark.exists)
+    assert machine.kill_runners() >= 1
+    machine.until(lambda: machine.execution(exec_id).status.is_finished)
+    found = machine.execution(exec_id)
+    assert (found.status, found.takeovers) == ("completed", 1)
+
+
+def test_a_bundle_that_is_gone_is_named_and_the_execution_is_not_lost(machine: Any) -> None:
+    deploy(machine, {"flows.py": PLAIN})
+    exec_id = started(machine)
+    machine.kill_runners()
+    connection = sqlite3.connect(machine.journal)
+    (row,) = connection.execute("SELECT * FROM blobs").fetchall()
+    connection.execute("DELETE FROM blobs")
+    connection.commit()
+    again = started(machine)
+    machine.serve()
+    machine.until(lambda: machine.execution(again).load_failures >= 1)
+    found = machine.execution(again)
+    assert "is not in the journal, so no worker has it" in found.status_reason
+    connection.execute(f"INSERT INTO blobs VALUES ({', '.join('?' * len(row))})", row)
+    connection.commit()
+    connection.close()
+    for each in (exec_id, again):
+        machine.until(lambda each=each: machine.execution(each).status == "completed")
+
+
+def test_a_flipped_byte_in_a_bundle_is_found_before_anything_is_loaded(machine: Any) -> None:
+    deploy(machine, {"flows.py": PLAIN})
+    connection = sqlite3.connect(machine.journal)
+    connection.execute("UPDATE blobs SET data = zeroblob(length(data))")
+    connection.commit()
+    connection.close()
+    exec_id = started(machine)
+    machine.serve()
+    machine.until(lambda: machine.execution(exec_id).load_failures >= 1)
+    assert "version 1 of agent cannot be loaded" in machine.execution(exec_id).status_reason
+    assert not list((machine.folder / "cache").rglob("flows.py"))
+
+
+@pytest.mark.parametrize(
+    ("program", "problem"),
+    [
+        (
+            """
+            from kitaru import flow
+            @flow
+            def agent() -> int:
+                return 1
+            agent.deploy()
+            """,
+            "at a prompt or in a notebook",
+        ),
+        (
+            """
+            import nested
+            nested.make().deploy()
+            """,
+            "inside a function",
+        ),
+    ],
+)
+def test_a_flow_that_is_in_no_file_of_its_own_is_not_deployed(
+    machine: Any, program: str, problem: str
+) -> None:
+    nested = """
+        from kitaru import flow
+        def make():
+            @flow
+            def agent() -> int:
+                return 1
+            return agent
+        """
+    project = machine.project("project", {"nested.py": nested})
+    assert problem in machine.program(project, program, fails=True)
+    assert machine.kitaru(project, "flow", "list").startswith("No flows are deployed")
+
+
+def test_two_flows_of_one_name_are_told_apart_and_a_moved_one_is_not(machine: Any) -> None:
+    project = machine.project("project", {"one.py": PLAIN, "two.py": PLAIN})
+    machine.program(project, DEPLOY.format(module="one"))
+    told = machine.program(project, DEPLOY.format(module="two"), fails=True)
+    assert "one.py" in told
+    assert "two.py" in told
+    (project / "one.py").unlink()
+    assert machine.program(project, DEPLOY.format(module="two")).strip() == "2"
+
+
+def test_inputs_that_pass_the_schema_and_not_the_flows_own_checks_fail_the_execution(
+    machine: Any,
+) -> None:
+    program = """
+        from pydantic import BaseModel, field_validator
+        from kitaru import flow
+
+        class Order(BaseModel):
+            total: int
+
+            @field_validator("total")
+            @classmethod
+            def even(cls, total):
+                if total % 2:
+                    raise ValueError("must be even")
+                return total
+
+        @flow
+        def agent(order: Order = Order(total=2)) -> int:
+            return order.total
+        """
+    deploy(machine, {"flows.py": program})
+    here = machine.project("empty", {})
+    good = machine.kitaru(here, "invoke", "agent", "--input", '{"order": {"total": 4}}')
+    assert good.split()[-1] == "4"
+    bad = machine.kitaru(here, "invoke", "agent", "--input", '{"order": {"total": 5}}', fails=True)
+    assert "must be even" in bad

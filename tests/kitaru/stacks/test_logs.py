@@ -1,0 +1,154 @@
+"""What is printed is found by where it was printed; no file grows for ever."""
+
+import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from kitaru.engine.context import CheckpointScope, FlowScope, scope
+from kitaru.stacks import logs
+from kitaru.stacks.logs import ENDING, LogLine, TaggedStream, make_room, read_lines
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.lines: list[LogLine] = []
+
+    def add(self, line: LogLine) -> None:
+        self.lines.append(line)
+
+
+class Runner:
+    def __init__(self, exec_id: str) -> None:
+        self.exec_id = exec_id
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+def stream(kept: Kept) -> TaggedStream:
+    return TaggedStream(kept, "stdout")  # type: ignore[arg-type]
+
+
+def texts(kept: Kept) -> list[tuple[str, str, str]]:
+    return [(line.exec_id, line.call, line.text) for line in kept.lines]
+
+
+def test_lines_are_whole_however_they_are_written(kept: Kept, stream: TaggedStream) -> None:
+    print("one", "two", file=stream)
+    stream.write("three\nfo")
+    stream.write("ur\n\nfive")
+    assert [text for _, _, text in texts(kept)] == ["one two", "three", "four", ""]
+    stream.flush()
+    assert kept.lines[-1].text == "five"
+    stream.write("\udcff\n")
+    assert kept.lines[-1].text == "\\udcff"
+
+
+def test_each_line_tells_whose_it_is_also_when_several_are_begun(
+    kept: Kept, stream: TaggedStream
+) -> None:
+    def body(exec_id: str, call: str) -> None:
+        runner = Runner(exec_id)
+        here = CheckpointScope(runner, call, 1) if call else FlowScope(runner)  # type: ignore[arg-type]
+        scope.set(here)
+        stream.write(f"{exec_id} ")
+        began.wait(10)
+        stream.write("done\n")
+
+    began = threading.Barrier(3)
+    threads = [
+        threading.Thread(target=body, args=place) for place in (("a", ""), ("a", "f"), ("b", "f"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(texts(kept)) == [("a", "", "a done"), ("a", "f", "a done"), ("b", "f", "b done")]
+
+
+def test_a_line_without_an_end_is_cut(kept: Kept, stream: TaggedStream) -> None:
+    stream.write("x" * (3 * logs.LONGEST_LINE + 1))
+    assert [len(line.text) for line in kept.lines] == [logs.LONGEST_LINE] * 3
+
+
+PRINTS = """
+import ctypes, os, sys
+from kitaru.stacks import logs
+logs.MOST_BYTES = 2_000
+logs.capture(sys.argv[1])
+os.write(1, b"from C\\n")
+for number in range(int(sys.argv[2])):
+    print("line", number)
+print("wrong", file=sys.stderr)
+"""
+
+
+def printed(tmp_path: Path, count: int) -> Path:
+    file = tmp_path / f"runner{ENDING}"
+    with open(file, "ab") as log:
+        subprocess.run(
+            [sys.executable, "-c", PRINTS, file, str(count)],
+            stdout=log,
+            stderr=log,
+            check=True,
+        )
+    return file
+
+
+def test_a_processs_output_is_read_back_with_what_c_code_prints(tmp_path: Path) -> None:
+    printed(tmp_path, 2)
+    found = [(line.stream, line.text) for line in read_lines(tmp_path)]
+    assert found == [
+        ("", "from C"),
+        ("stdout", "line 0"),
+        ("stdout", "line 1"),
+        ("stderr", "wrong"),
+    ]
+
+
+def test_a_full_file_is_set_aside_and_the_last_lines_are_there(tmp_path: Path) -> None:
+    file = printed(tmp_path, 500)
+    sizes = [path.stat().st_size for path in (file, Path(f"{file}{logs.OLDER}"))]
+    assert all(size <= 2_100 for size in sizes)
+    found = [line.text for line in read_lines(tmp_path)]
+    assert found[-2:] == ["line 499", "wrong"]
+
+
+def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
+    file = tmp_path / f"a{ENDING}"
+    lines = [
+        b'{"text":"2","at":2,"exec_id":"e","call":"f"}',
+        b'{"text":"1","at":1,"exec_id":"e"}',
+        b'{"text":"e","at":3,"exec_id":"other"}',
+        b'{"text": broken \xff',
+        b"",
+    ]
+    file.write_bytes(b"\n".join(lines))
+    assert [line.text for line in read_lines(tmp_path, exec_id="e")] == ["1", "2"]
+    assert [line.text for line in read_lines(tmp_path, exec_id="e", call="f")] == ["2"]
+    assert len(read_lines(tmp_path)) == 4
+    assert read_lines(tmp_path / "nowhere") == []
+    assert [line.text for line in read_lines(tmp_path, names=["gone.log"])] == []
+
+
+def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MOST_FILES", 2)
+    for number in range(4):
+        (tmp_path / f"{number}{ENDING}").touch()
+        (tmp_path / f"{number}{ENDING}{logs.OLDER}").touch()
+    (tmp_path / "slot.lock").touch()
+    make_room(tmp_path)
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == ["2.log", "2.log.1", "3.log", "3.log.1", "slot.lock"]
+
+
+def test_the_streams_are_what_programs_expect(stream: TaggedStream) -> None:
+    assert isinstance(stream, io.TextIOBase)
+    assert (stream.writable(), stream.fileno(), stream.encoding) == (True, 1, "utf-8")
