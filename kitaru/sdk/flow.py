@@ -92,6 +92,11 @@ class _Source:
             self._fingerprint = fingerprint_of(self.definition.function)
         return self._reference
 
+    @property
+    def image(self) -> ImageSettings:
+        """What its runs ask their stack for: all layers merged."""
+        return _wanted(self.name, self._options).image
+
     def _prepare(
         self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[executions.Prepared, placing.Wanted]:

@@ -483,3 +483,15 @@ def test_a_key_starts_it_once(agents: Any) -> None:
     assert handles[2].wait(DEADLINE_SECONDS)[0] == 1
     with pytest.raises(KitaruStateError, match="with other arguments"):
         agents.agent.run(2, stack="isolated", idempotency_key="once")
+
+
+def test_a_deployed_version_runs_on_its_stack_with_its_image(agents: Any, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "kitaru_tiny", "answer = 42\n")
+    image = {"requirements": [str(wheel)]}
+    with pytest.raises(KitaruUsageError, match=r"image\.requirements: the stack 'local'"):
+        agents.with_tiny.deploy(image=image)
+    agents.with_tiny.deploy(stack="isolated", image=image)
+    kitaru.delete_stack("isolated")
+    handle = kitaru.KitaruClient().deployments.invoke(flow="with_tiny", inputs={})
+    assert handle.wait(DEADLINE_SECONDS) == 42
+    assert execution(handle).stack_name == "isolated"
