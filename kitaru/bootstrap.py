@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from journal import Head, Journal, JournalError, open_journal
 from kitaru import settings
 from kitaru.domain.execution.events import SourceReference
+from kitaru.domain.stack.decide import LOCAL, PROCESS
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.deployed import BundledCode, OwnCode, Place
@@ -23,7 +24,9 @@ from kitaru.errors import KitaruBackendError, KitaruUsageError
 
 if TYPE_CHECKING:
     # Not when it runs: most processes start no others.
+    from kitaru.stacks.placer import Placer
     from kitaru.stacks.pool import RunnerPool
+    from kitaru.stacks.port import Executor
 
 T = TypeVar("T")
 CLOSING_SECONDS = 5.0
@@ -40,6 +43,7 @@ class Runtime:
         self.loop = worker.loop
         self._thread = threading.get_ident()
         self._pool: RunnerPool | None = None
+        self._placer: Placer | None = None
         self._closed = False
 
     @classmethod
@@ -121,6 +125,41 @@ class Runtime:
             self._pool.start()
         return self._pool
 
+    @property
+    def placer(self) -> "Placer":
+        """What gives the executions of stacks their runners; on the loop. It begins to look for
+        work when it is first asked for.
+
+        Raises KitaruUsageError where no other process can open the journal.
+        """
+        from kitaru.stacks.local import LocalExecutor
+        from kitaru.stacks.placer import Placer
+        from kitaru.stacks.process import EACH_RUNNER_SETTING, ProcessExecutor, ProcessSettings
+
+        if self._placer is None:
+            folder = settings.runner_folder(self.url)
+            if folder is None:
+                raise KitaruUsageError(
+                    "Stacks of type process run executions in processes of their own, which cannot "
+                    f"open the journal {self.url}: name a file for the journal."
+                )
+            config = settings.resolve()
+            known = ProcessSettings(
+                journal=self.url,
+                folder=folder,
+                environments=settings.environment_folder(),
+                lease_seconds=self.worker.lease_seconds,
+                most_per_stack=EACH_RUNNER_SETTING * config.runners,
+                idle_seconds=config.runner_idle_seconds,
+            )
+            executors: dict[str, Executor] = {
+                LOCAL: LocalExecutor(self.worker.look_now),
+                PROCESS: ProcessExecutor(known),
+            }
+            self._placer = Placer(self.journal, executors)
+            self._placer.start()
+        return self._placer
+
     def head_blocking(self, stream: str) -> Head | None:
         """One short read of a head, from any thread."""
         return self.journal.head_blocking(stream)
@@ -131,6 +170,8 @@ class Runtime:
             self._closed = True
             if self._pool is not None:
                 await self._pool.close()
+            if self._placer is not None:
+                await self._placer.close()
             await self.worker.close()
             await self.journal.close()
 

@@ -15,6 +15,7 @@ class KitaruError(Exception):
     KitaruError
     ├── KitaruUsageError (ValueError)             the call was wrong
     │   ├── KitaruSerializationError              a value is not of the closed set
+    │   ├── KitaruStackIntegrationDependencyError what a stack needs is not installed
     │   ├── KitaruWaitValidationError             an input does not fit its wait
     │   └── KitaruDeploymentInputValuesError      inputs do not fit a deployed version
     ├── KitaruContextError (RuntimeError)         right call, wrong place
@@ -24,6 +25,8 @@ class KitaruError(Exception):
     │   ├── KitaruWaitAborted                     a wait of the flow was aborted
     │   ├── KitaruWaitExpired                     nobody answered a wait by its deadline
     │   ├── KitaruTransactionError                a checkpoint's transaction was rolled back
+    │   ├── KitaruImageError                      an image cannot be made
+    │   ├── KitaruCheckpointProcessError          an isolated checkpoint's process died
     │   ├── KitaruBackendError                    the journal cannot be read or written
     │   └── KitaruExecutionError                  an execution did not complete
     │       ├── KitaruUserCodeError               its own code raised
@@ -45,6 +48,10 @@ class KitaruSerializationError(KitaruUsageError):
         super().__init__(message)
         self.path = path
         """Where in the value the trouble is, such as ``result.items[3].client``."""
+
+
+class KitaruStackIntegrationDependencyError(KitaruUsageError):
+    """A stack needs a tool that is not installed; the message says how to get it."""
 
 
 class KitaruWaitValidationError(KitaruUsageError):
@@ -81,6 +88,22 @@ class KitaruWaitExpired(KitaruRuntimeError):
 
 class KitaruTransactionError(KitaruRuntimeError):
     """A transactional checkpoint's transaction was rolled back, or is over."""
+
+
+class KitaruImageError(KitaruRuntimeError):
+    """What an image asks for cannot be made."""
+
+    def __init__(self, message: str, *, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+        """All that the tool said which was to make it."""
+
+
+class KitaruCheckpointProcessError(KitaruRuntimeError):
+    """The process of an isolated checkpoint's attempt died before it had a result.
+
+    It counts as a failed attempt, which the checkpoint's retries are for.
+    """
 
 
 class KitaruBackendError(KitaruRuntimeError):

@@ -5,7 +5,13 @@ The precedence, highest first, is one and the same for every option:
 1. ``my_flow.run(..., retries=2)``     2. ``@flow(retries=2)``     (both applied by the SDK)
 3. `configure`     4. the environment, ``KITARU_RETRIES``
 5. ``[tool.kitaru]`` in the nearest pyproject.toml that has it, upwards from the working directory
-6. the built-in value; for the journal: the nearest ``.kitaru/`` folder, else the user's data folder
+6. what holds when nobody has said anything: for the stack the active one, which is chosen with
+   ``kitaru stack use``; for the journal the nearest ``.kitaru/`` folder, else the user's data
+   folder; for the rest the built-in value
+
+An image is put together field by field, and its variables one by one: each comes from the highest
+layer that sets it. Nothing here reads the journal: a stack is a name until an operation looks it
+up.
 """
 
 import functools
@@ -14,16 +20,32 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from kitaru.errors import KitaruBackendError, KitaruFeatureNotAvailableError, KitaruUsageError
+from kitaru import choice
+from kitaru.errors import KitaruBackendError, KitaruUsageError
+from kitaru.folders import (
+    PROJECT_FOLDER,
+    folders_upwards,
+    project_folder,
+    user_cache_folder,
+    user_data_folder,
+)
+from kitaru.image import (
+    NO_IMAGE,
+    ImageSetting,
+    ImageSettings,
+    image_from_text,
+    image_settings,
+)
 
-PROJECT_FOLDER = ".kitaru"
 JOURNAL_FILE = "journal.db"
+LOCAL_STACK = "local"
+"""The stack that is always there: this very process."""
 MOST_LEASE_SECONDS = 31_536_000.0
 REMEMBERED_SECONDS = 1.0
 
@@ -51,6 +73,8 @@ class Layer(StrEnum):
     PYPROJECT = "pyproject"
     PROJECT_FOLDER = "project_folder"
     """The nearest ``.kitaru/``; for the journal only."""
+    ACTIVE_STACK = "active_stack"
+    """``kitaru stack use``; for the stack only."""
     BUILT_IN = "built_in"
 
 
@@ -72,19 +96,17 @@ class KitaruConfig:
     retries: int
     lease_seconds: float
     """How long an execution stays with a runner that gives no sign of life."""
+    stack: str
+    """The name of the stack that flows run on."""
+    image: ImageSettings
+    """What that stack is to give their runners; all layers merged."""
     runners: int
     """How many runner processes one deployed bundle has at most on this machine."""
     runner_idle_seconds: float
     """How long a runner process stays without work."""
     origins: Mapping[str, Origin] = field(hash=False)
-    """For each of the above, the layer it came from."""
-
-
-class UnavailableOption(NamedTuple):
-    """An option of a later release that somebody has set."""
-
-    name: str
-    origin: Origin
+    """For each of the above, the layer it came from; for the image also for each field that is set,
+    as ``image.requirements``, and each variable, as ``image.environment.NAME``."""
 
 
 def configure(
@@ -93,10 +115,10 @@ def configure(
     cache: bool | Literal[Unset.UNSET] | None = UNSET,
     retries: int | Literal[Unset.UNSET] | None = UNSET,
     lease_seconds: float | Literal[Unset.UNSET] | None = UNSET,
+    stack: str | Literal[Unset.UNSET] | None = UNSET,
+    image: ImageSetting | Literal[Unset.UNSET] | None = UNSET,
     runners: int | Literal[Unset.UNSET] | None = UNSET,
     runner_idle_seconds: float | Literal[Unset.UNSET] | None = UNSET,
-    stack: object = UNSET,
-    image: object = UNSET,
 ) -> KitaruConfig:
     """Sets options for the whole process and returns what is in force now.
 
@@ -104,17 +126,16 @@ def configure(
     again. A relative `journal` is relative to the working directory of this call. All of it
     applies or, when an error is raised, none.
 
-    Raises KitaruUsageError for a bad value, here or in a lower layer, and
-    KitaruFeatureNotAvailableError for `stack` and `image`, which come with a later release.
+    Whether there is such a stack is not looked up here but when a flow is run. Raises
+    KitaruUsageError for a bad value, here or in a lower layer.
     """
-    for name, reserved in (("stack", stack), ("image", image)):
-        if reserved is not UNSET and reserved is not None:
-            raise _unavailable(name, f"configure({name}=...)")
     given = {
         "journal": journal,
         "cache": cache,
         "retries": retries,
         "lease_seconds": lease_seconds,
+        "stack": stack,
+        "image": image,
         "runners": runners,
         "runner_idle_seconds": runner_idle_seconds,
     }
@@ -141,19 +162,24 @@ def resolve() -> KitaruConfig:
 
 
 def in_force() -> KitaruConfig:
-    """What `require_available` and `resolve` say, with files read at most once a second.
+    """What `resolve` says, with files read at most once a second.
 
-    For callers that ask at every start of a flow. Raises what those two raise.
+    For callers that ask at every start of a flow. Raises what `resolve` raises.
     """
     global _remembered
     key = (_configured, _working_directory(), *map(os.environ.get, _VARIABLES))
     now = time.monotonic()
     if _remembered is not None and _remembered[0] == key and now < _remembered[1]:
         return _remembered[2]
-    require_available()
     config = resolve()
     _remembered = (key, now + REMEMBERED_SECONDS, config)
     return config
+
+
+def forget_files() -> None:
+    """The next `in_force` reads the files again: this process has changed one."""
+    global _remembered
+    _remembered = None
 
 
 def _working_directory() -> str | None:
@@ -184,29 +210,6 @@ def resolve_with(
     return replace(config, **changes, origins={**config.origins, **origins})
 
 
-def unavailable_options() -> tuple[UnavailableOption, ...]:
-    """The options of a later release, `stack` and `image`, that are set outside the program.
-
-    Nothing can honour them yet, and a flow that ran as if they were not there would run in the
-    wrong place: who runs a flow asks `require_available` first.
-    """
-    found: list[UnavailableOption] = []
-    project = _pyproject()
-    for name in _RESERVED:
-        variable = _variable(name)
-        if _environment(variable) is not None:
-            found.append(UnavailableOption(name, Origin(Layer.ENVIRONMENT, variable)))
-        if name in project.table:
-            found.append(UnavailableOption(name, Origin(Layer.PYPROJECT, project.where(name))))
-    return tuple(found)
-
-
-def require_available() -> None:
-    """Raises KitaruFeatureNotAvailableError when `unavailable_options` finds any."""
-    for name, origin in unavailable_options():
-        raise _unavailable(name, origin.where)
-
-
 def initialise_project(path: str | os.PathLike[str]) -> Path:
     """Makes ``.kitaru/`` in a folder, so that flows run below it share a journal; returns it.
 
@@ -229,34 +232,14 @@ def initialise_project(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def user_data_folder(platform: str, environment: Mapping[str, str]) -> Path:
-    """Where a user's own data belongs on this platform (`sys.platform`)."""
-    if platform == "win32":
-        local = environment.get("LOCALAPPDATA")
-        base = Path(local) if local else _home() / "AppData" / "Local"
-    elif platform == "darwin":
-        base = _home() / "Library" / "Application Support"
-    else:
-        data = environment.get("XDG_DATA_HOME", "")
-        # The XDG specification says that a relative path there is to be ignored.
-        base = Path(data) if os.path.isabs(data) else _home() / ".local" / "share"
-    return base / "kitaru"
-
-
-def user_cache_folder(platform: str, environment: Mapping[str, str]) -> Path:
-    """Where what can be made anew belongs on this platform (`sys.platform`)."""
-    if platform == "win32":
-        return user_data_folder(platform, environment) / "Cache"
-    if platform == "darwin":
-        return _home() / "Library" / "Caches" / "kitaru"
-    cache = environment.get("XDG_CACHE_HOME", "")
-    base = Path(cache) if os.path.isabs(cache) else _home() / ".cache"
-    return base / "kitaru"
-
-
 def bundle_folder() -> Path:
     """Where bundles are unpacked, each in a folder that is named by its digest."""
     return user_cache_folder(sys.platform, os.environ) / "bundles"
+
+
+def environment_folder() -> Path:
+    """Where the environments of runners are, each in a folder that is named by its digest."""
+    return user_cache_folder(sys.platform, os.environ) / "environments"
 
 
 def runner_folder(journal: str) -> Path | None:
@@ -271,22 +254,35 @@ def journal_url(file: str | os.PathLike[str]) -> str:
     return f"sqlite:///{Path(file).as_posix()}"
 
 
-_OPTIONS = ("journal", "cache", "retries", "lease_seconds", "runners", "runner_idle_seconds")
+_OPTIONS = (
+    "journal",
+    "cache",
+    "retries",
+    "lease_seconds",
+    "stack",
+    "image",
+    "runners",
+    "runner_idle_seconds",
+)
+_VARIABLES = (
+    *(f"KITARU_{name.upper()}" for name in _OPTIONS),
+    choice.VARIABLE,
+    "HOME",
+    "XDG_DATA_HOME",
+    "XDG_CONFIG_HOME",
+    "LOCALAPPDATA",
+    "APPDATA",
+)
+"""The variables that decide on a value."""
 _BUILT_IN: dict[str, object] = {
     "cache": True,
     "retries": 0,
     "lease_seconds": 30.0,
+    "stack": LOCAL_STACK,
+    "image": NO_IMAGE,
     "runners": min(4, os.cpu_count() or 1),
     "runner_idle_seconds": 60.0,
 }
-_RESERVED = ("stack", "image")
-_VARIABLES = (
-    *(f"KITARU_{name.upper()}" for name in (*_OPTIONS, *_RESERVED)),
-    "HOME",
-    "XDG_DATA_HOME",
-    "LOCALAPPDATA",
-)
-"""The variables that decide on a value."""
 _ENVIRONMENT_WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -315,14 +311,32 @@ def _resolve(configured: Mapping[str, Any]) -> KitaruConfig:
         _pyproject_layer(),
     ]
     chosen: dict[str, tuple[Any, Origin]] = {}
+    image = NO_IMAGE
+    parts: dict[str, Origin] = {}
     for layer in reversed(layers):
         chosen.update(layer)
+        if "image" in layer:
+            said, origin = layer["image"]
+            image = said.over(image)
+            parts.update(_parts(said, origin))
     for name in _OPTIONS:
         if name not in chosen:
             chosen[name] = _built_in(name)
     values = {name: value for name, (value, _) in chosen.items()}
+    values["image"] = image
     origins = {name: chosen[name][1] for name in _OPTIONS}
-    return KitaruConfig(**values, origins=origins)
+    return KitaruConfig(**values, origins={**origins, **parts})
+
+
+def _parts(image: ImageSettings, origin: Origin) -> dict[str, Origin]:
+    """What of an image this layer decides on."""
+    given = image.given()
+    variables = given.pop("environment", None)
+    parts = {f"image.{name}": origin for name in given}
+    if variables is not None:
+        parts["image.environment"] = origin
+        parts |= {f"image.environment.{name}": origin for name in variables}
+    return parts
 
 
 def _configure_origin(name: str) -> Origin:
@@ -334,7 +348,7 @@ def _environment_layer() -> dict[str, tuple[Any, Origin]]:
     for name in _OPTIONS:
         variable = _variable(name)
         if (text := _environment(variable)) is not None:
-            value = _checked(name, _parsed(name, text), variable, Path.cwd)
+            value = _checked(name, _parsed(name, text, variable), variable, Path.cwd)
             layer[name] = (value, Origin(Layer.ENVIRONMENT, variable))
     return layer
 
@@ -347,7 +361,6 @@ def _pyproject_layer() -> dict[str, tuple[Any, Origin]]:
             Origin(Layer.PYPROJECT, project.where(name)),
         )
         for name, value in project.table.items()
-        if name in _OPTIONS
     }
 
 
@@ -357,11 +370,12 @@ def _folder_of(project: _Pyproject) -> Path:
 
 
 def _built_in(name: str) -> tuple[Any, Origin]:
+    if name == "stack" and (chosen := choice.chosen_stack()) is not None:
+        return chosen.stack, Origin(Layer.ACTIVE_STACK, str(chosen.file))
     if name != "journal":
         return _BUILT_IN[name], Origin(Layer.BUILT_IN, "built-in")
-    for folder in _folders_upwards():
-        if (marker := folder / PROJECT_FOLDER).is_dir():
-            return journal_url(marker / JOURNAL_FILE), Origin(Layer.PROJECT_FOLDER, str(marker))
+    if (marker := project_folder()) is not None:
+        return journal_url(marker / JOURNAL_FILE), Origin(Layer.PROJECT_FOLDER, str(marker))
     data = user_data_folder(sys.platform, os.environ)
     return journal_url(data / JOURNAL_FILE), Origin(Layer.BUILT_IN, "the user's data folder")
 
@@ -374,7 +388,7 @@ def _environment(variable: str) -> str | None:
     return os.environ.get(variable, "").strip() or None
 
 
-def _parsed(name: str, text: str) -> object:
+def _parsed(name: str, text: str, variable: str) -> object:
     """What an environment variable says; the text itself when it makes no sense, to be refused."""
     match name:
         case "cache":
@@ -383,6 +397,8 @@ def _parsed(name: str, text: str) -> object:
             return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
         case "lease_seconds" | "runner_idle_seconds":
             return _number(text)
+        case "image":
+            return image_from_text(text, variable)
         case _:
             return text
 
@@ -407,6 +423,12 @@ def _checked(name: str, value: object, where: str, base: Callable[[], Path]) -> 
             if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
                 return value
             accepted = "a whole number >= 0"
+        case "stack":
+            if isinstance(value, str) and value.strip():
+                return value.strip()
+            accepted = "the name of a stack"
+        case "image":
+            return image_settings(value, where)
         case "runners":
             if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
                 return value
@@ -468,24 +490,8 @@ def _bad_journal(shown: str, where: str) -> KitaruUsageError:
     )
 
 
-def _unavailable(name: str, where: str) -> KitaruFeatureNotAvailableError:
-    return KitaruFeatureNotAvailableError(
-        f"{where} is set, and {name} is not available in this release: flows run on this machine, "
-        "in this Python. Remove the setting."
-    )
-
-
-def _folders_upwards() -> Iterator[Path]:
-    try:
-        here = Path.cwd()
-    except FileNotFoundError:
-        return
-    yield here
-    yield from here.parents
-
-
 def _pyproject() -> _Pyproject:
-    for folder in _folders_upwards():
+    for folder in folders_upwards():
         file = folder / "pyproject.toml"
         try:
             content = file.read_bytes()
@@ -509,7 +515,7 @@ def _parse_pyproject(file: Path, content: bytes) -> _Pyproject:
         raise KitaruUsageError(
             f"{file}: tool.kitaru is {table!r}; a table [tool.kitaru] is needed."
         )
-    known = sorted((*_OPTIONS, *_RESERVED))
+    known = sorted(_OPTIONS)
     for name in table:
         if name not in known:
             raise KitaruUsageError(
@@ -530,12 +536,3 @@ def _parse_toml(file: Path, content: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line_number = content[: error.start].count(b"\n") + 1
         raise KitaruUsageError(f"{file}:{line_number}: not valid TOML: not UTF-8.") from None
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise KitaruUsageError(
-            "There is no home directory to keep the journal in; set KITARU_JOURNAL to a file."
-        ) from None

@@ -165,6 +165,16 @@ class LogEvent(StrEnum):
         "A lease could not be given back; others wait until it has run out.",
         "error",
     )
+    CHECKPOINT_NOT_ISOLATED = (
+        "checkpoint_not_isolated",
+        "warning",
+        (
+            'A checkpoint with runtime="isolated" runs inline, because the stack of its execution '
+            "has no processes for checkpoints. Told once for each checkpoint."
+        ),
+        "exec_id",
+        "checkpoint",
+    )
     FLOW_NOT_LOADABLE = (
         "flow_not_loadable",
         "error",
@@ -190,6 +200,28 @@ class LogEvent(StrEnum):
         "A runner process could not be started; it is tried again, more and more seldom.",
         "route",
         "error",
+    )
+    EXECUTION_NOT_PLACED = (
+        "execution_not_placed",
+        "error",
+        (
+            "No runner could be started for an execution of a stack; it is tried again, more and "
+            "more seldom."
+        ),
+        "exec_id",
+        "error",
+    )
+    STACK_RUNNER_DIED = (
+        "stack_runner_died",
+        "warning",
+        (
+            "The runner process of an execution ended in another way than by itself. Another one "
+            "takes the execution over when its lease is over."
+        ),
+        "exec_id",
+        "where",
+        "error",
+        "log",
     )
     RUNNER_DIED = (
         "runner_died",

@@ -28,6 +28,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if variable.startswith("KITARU_") and not variable.startswith("KITARU_TEST_"):
                 patch.delenv(variable)
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 
 
@@ -40,6 +41,14 @@ def _nothing_left_in_the_environment() -> Iterator[None]:
         if not name.startswith("KITARU_TEST_"):
             del os.environ[name]
     assert all(name.startswith("KITARU_TEST_") for name in left), left
+
+
+@pytest.fixture
+def choice_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's choice of an active stack is kept."""
+    folder = tmp_path / "choice"
+    monkeypatch.setenv("KITARU_CONFIG_PATH", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -71,7 +80,11 @@ def run_program(tmp_path: Path, journal_url: str) -> RunProgram:
             text=True,
             timeout=timeout,
             cwd=tmp_path,
-            env={**os.environ, "KITARU_JOURNAL": journal_url},
+            env={
+                **os.environ,
+                "KITARU_JOURNAL": journal_url,
+                "KITARU_CONFIG_PATH": str(tmp_path / "choice"),
+            },
             check=False,
         )
 

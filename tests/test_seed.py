@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
@@ -71,29 +72,58 @@ def test_a_flow_is_run_in_one_line(run_snippets: Callable[..., list[str]]) -> No
     assert lines == ["<HTTPS://EXAMPLE.COM>"]
 
 
-@pytest.mark.parametrize(
-    "snippet",
-    [
-        'handle = my_agent.run(url="https://example.com", stack="production")',
-        'my_agent.run(url="https://example.com", image="python:3.12")',
-        'flow(stack="production")',
-        'flow(image={"base_image": "python:3.12"})',
-        'kitaru.configure(stack="production")',
-    ],
-)
-def test_what_does_not_exist_yet_says_so(
-    snippet: str, run_snippets: Callable[..., list[str]]
-) -> None:
+def test_a_stack_is_targeted_for_one_execution(run_snippets: Callable[..., list[str]]) -> None:
     lines = run_snippets(
-        "try:\n    " + snippet,
         """
-        except kitaru.KitaruFeatureNotAvailableError as error:
-            print("not yet:", error)
-        print(kitaru.KitaruClient().executions.list())
+        kitaru.create_stack("production", activate=False)
+        """,
+        """
+        handle = my_agent.run(url="https://example.com", stack="production")
+        """,
+        """
+        print(handle.wait())
+        print(kitaru.KitaruClient().executions.get(handle.exec_id).stack_name)
+        plain = my_agent.run(url="https://example.com")
+        print(kitaru.KitaruClient().executions.get(plain.exec_id).stack_name)
         """,
     )
-    assert lines[0].startswith("not yet: ")
-    assert lines[1] == "[]"
+    assert lines == ["<HTTPS://EXAMPLE.COM>", "production", "local"]
+
+
+def test_the_stack_follows_the_described_precedence(
+    run_snippets: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.kitaru]\nstack = "five"\n', encoding="utf-8")
+    lines = run_snippets(
+        """
+        import os
+
+        for name in ("one", "two", "three", "four", "five", "six"):
+            kitaru.create_stack(name, activate=False)
+
+        @flow(stack="two")
+        def decorated() -> None: ...
+
+        @flow
+        def plain() -> None: ...
+
+        def placed(handle):
+            return kitaru.KitaruClient().executions.get(handle.exec_id).stack_name
+
+        os.environ["KITARU_STACK"] = "four"
+        kitaru.configure(stack="three")
+        kitaru.use_stack("six")
+        print(placed(decorated.run(stack="one")), placed(decorated.run()), placed(plain.run()))
+        kitaru.configure(stack=None)
+        print(placed(plain.run()))
+        del os.environ["KITARU_STACK"]
+        print(placed(plain.run()))
+        os.remove("pyproject.toml")
+        kitaru.use_stack("six")
+        print(placed(plain.run()))
+        """
+    )
+    assert lines == ["one two three", "four", "five", "six"]
 
 
 def test_get_does_not_wait(run_snippets: Callable[..., list[str]]) -> None:

@@ -62,8 +62,18 @@ from kitaru.engine.executions import Foreign, Outgoing, ignore
 from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask, explained
 from kitaru.engine.history import History, KeptReady, Outcome
+from kitaru.engine.isolated import IsolatedAttempt
 from kitaru.engine.once import review_of
-from kitaru.engine.runner import DRAW, Host, Loaded, Rest, clock_of, seed_of
+from kitaru.engine.runner import (
+    DRAW,
+    Host,
+    Loaded,
+    Rest,
+    clock_of,
+    isolates,
+    seed_of,
+    tell_inline,
+)
 from kitaru.engine.transactions import (
     AttemptTransaction,
     Database,
@@ -203,6 +213,7 @@ class AsyncRunner:
         self.exec_id = loaded.execution.exec_id
         self.main_module = loaded.main_module
         self.seed = seed_of(loaded)
+        self._isolates = isolates(loaded)
         self.history = History(loaded.facts)
         self.cache = ResultCache(loaded)
         self.execution.on_foreign = self._on_foreign
@@ -887,11 +898,25 @@ class AsyncRunner:
         self.host.watch_duration(attempt)
 
     def _run_body(self, call: Call, context: contextvars.Context) -> "asyncio.Future[Any]":
+        if call.definition.isolated:
+            if self._isolates:
+                attempt = IsolatedAttempt(call, self.host.codec, self)
+                return self.host.in_thread(lambda: self._run_isolated(attempt, call))
+            tell_inline(call.definition, self.exec_id)
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
         body = self.host.body_of(self.execution, call)
         if call.definition.asynchronous:
             return self.host.loop.create_task(_run_async(body), context=context)
         return self.host.in_thread(lambda: context.run(_run_sync, body))
+
+    def _run_isolated(self, attempt: IsolatedAttempt, call: Call) -> Any:
+        def why_end() -> str:
+            if self._stopped:
+                return "its execution goes on elsewhere, or later"
+            return "nobody waits for it any more" if call.abandoned else ""
+
+        delivery = attempt.run(why_end)
+        return delivery.value if delivery.error is None else Raised(delivery.error)
 
     @guarded
     def attempt_done(self, call: Call, task: "asyncio.Future[Any]") -> None:

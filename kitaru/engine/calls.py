@@ -16,7 +16,7 @@ from kitaru.domain.execution.events import (
     CheckpointStarted,
 )
 from kitaru.domain.execution.retry import class_name
-from kitaru.domain.values import StoredValue
+from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.arguments import Named
 from kitaru.engine.codec import Codec, digest
 from kitaru.engine.definitions import CheckpointDefinition
@@ -25,7 +25,7 @@ from kitaru.engine.failures import attach, describe, revive
 from kitaru.engine.schema import converted
 from kitaru.engine.transactions import AttemptTransaction, Found
 from kitaru.engine.values import Blobs, kept_arguments, stored
-from kitaru.errors import KitaruError
+from kitaru.errors import KitaruCheckpointProcessError, KitaruError
 
 
 class UnreadableValueError(KitaruError):
@@ -62,6 +62,7 @@ class Call:
         "context",
         "definition",
         "delivery",
+        "described",
         "digest",
         "encoded",
         "future",
@@ -96,6 +97,8 @@ class Call:
         """Whether the body no longer waits for it."""
         self.delivery: Delivery | None = None
         """Known in advance for a call that was made live."""
+        self.described: ErrorData | None = None
+        """What the running attempt has raised, as another process has described it."""
         self.transaction: AttemptTransaction | None = None
         """That of the running attempt."""
         self.future: Any = None
@@ -110,6 +113,7 @@ class Call:
         """Starts the next attempt's clock and number."""
         self.attempt += 1
         self.noted = False
+        self.described = None
         self.started = perf_counter()
 
     def run(self, codec: Codec) -> Any:
@@ -231,7 +235,7 @@ class Call:
     ) -> tuple[FailCheckpoint, Blobs]:
         """The command for an attempt that raised; sets what the body is given."""
         self.tried += 1
-        data = describe(error, codec)
+        data = self.described or describe(error, codec)
         self.delivery = Delivery(error=attach(revive(data, codec), error))
         arguments, blobs = kept_arguments(self.encoded, self.definition.record_inputs)
         command = FailCheckpoint(
@@ -253,9 +257,16 @@ class Call:
             type=self.definition.type,
             # Kitaru's own refusals (a value that cannot be kept, a call in the wrong place) are the
             # same every time, and what the body no longer waits for is not tried again.
-            retryable=not (self.abandoned or isinstance(error, KitaruError)),
+            retryable=not self.abandoned and self._may_help(error),
         )
         return command, blobs
+
+    def _may_help(self, error: BaseException) -> bool:
+        """Whether another attempt may end otherwise."""
+        if isinstance(error, KitaruCheckpointProcessError):
+            # Nobody knows how far it came: what may run only once is not tried again.
+            return not self.definition.once
+        return not isinstance(error, KitaruError)
 
     def cancelled(self) -> CheckpointCancelled:
         """That the body no longer waited for it, and its own body was cancelled."""

@@ -44,6 +44,7 @@ class CheckpointDefinition:
         on_changed_arguments: str = "diverge",
         once: bool = False,
         transaction: Database | None = None,
+        isolated: bool = False,
     ) -> None:
         self.function = function
         self.name: str = function.__name__
@@ -58,6 +59,10 @@ class CheckpointDefinition:
         """Whether an attempt whose outcome is unknown is repeated only when somebody says so."""
         self.transaction = transaction
         """Where its body writes, in a transaction that its outcome belongs to."""
+        self.isolated = isolated
+        """Whether each attempt has a process of its own, where the stack can do that."""
+        self.is_told_inline = False
+        """Whether it was said that this process runs it inline all the same."""
         self.fingerprint = Fingerprint(function)
         self.on_changed_arguments = on_changed_arguments
         """``diverge``, ``warn`` or ``ignore``."""

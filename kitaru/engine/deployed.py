@@ -126,6 +126,9 @@ def code_of(events: Iterable[ExecutionEvent]) -> Code:
     return code
 
 
-def not_loaded(deployment: DeploymentReference, error: Exception) -> str:
-    """Why a version's code is not there to run, for people."""
+def not_loaded(code: Code, error: Exception) -> str:
+    """Why an execution's code is not there to run, for people."""
+    deployment = code.deployment
+    if deployment is None:
+        return f"its code cannot be loaded: {error}"
     return f"version {deployment.version} of {deployment.flow} cannot be loaded: {error}"

@@ -8,11 +8,13 @@ from msgspec import Struct
 
 from journal import Journal
 from kitaru.domain.execution.events import ExecutionEvent, ExecutionStarted
+from kitaru.domain.stack.decide import PROCESS
 from kitaru.engine.calls import Call
 from kitaru.engine.codec import Codec
-from kitaru.engine.definitions import FlowDefinition
+from kitaru.engine.definitions import CheckpointDefinition, FlowDefinition
 from kitaru.engine.executions import OwnedExecution
 from kitaru.engine.history import RecordedFact
+from kitaru.telemetry import LogEvent, report
 
 
 class Loaded(Struct, frozen=True):
@@ -23,6 +25,21 @@ class Loaded(Struct, frozen=True):
     facts: Sequence[RecordedFact]
     main_module: str | None = None
     """The module that stands for ``__main__`` of the script that started the execution."""
+
+
+def isolates(loaded: Loaded) -> bool:
+    """Whether the execution's stack gives isolated checkpoints a process of their own."""
+    started = loaded.facts[0][2]
+    assert isinstance(started, ExecutionStarted)
+    stack = started.options.stack
+    return stack is not None and stack.type == PROCESS
+
+
+def tell_inline(definition: CheckpointDefinition, exec_id: str) -> None:
+    """Says once that a checkpoint which asks for a process of its own has none on this stack."""
+    if not definition.is_told_inline:
+        definition.is_told_inline = True
+        report(LogEvent.CHECKPOINT_NOT_ISOLATED, exec_id=exec_id, checkpoint=definition.name)
 
 
 DRAW = "kitaru draw"

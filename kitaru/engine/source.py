@@ -109,6 +109,27 @@ def load_flow(reference: SourceReference) -> Any:
     return _named_flow(_load_referenced(reference, target), reference.qualname, target)
 
 
+def load_checkpoint(reference: SourceReference) -> Any:
+    """The checkpoint of this function, for the process of an isolated attempt.
+
+    Raises SourceNotLoadable, or SourceShadowed where other code would run.
+    """
+    target = f"{reference.file or reference.module}:{reference.qualname}"
+    module = _load_referenced(reference, target)
+    value: Any = module
+    for part in reference.qualname.split("."):
+        value = getattr(value, part, None)
+    for found in (value, *vars(module).values()):
+        wrapped = getattr(found, "__wrapped__", None)
+        if _is_checkpoint(found) and getattr(wrapped, "__qualname__", "") == reference.qualname:
+            return found
+    raise SourceNotLoadable(
+        f"{target} is not a checkpoint: there is none of that name.",
+        target=target,
+        file=_file_of(module),
+    )
+
+
 def main_module_of(file: str) -> str:
     """The name under which this process has, or would have, the module that was `__main__`.
 
@@ -353,6 +374,10 @@ def _raised_at(error: BaseException) -> tuple[str, int]:
 
 def _is_flow(value: object) -> bool:
     return getattr(type(value), "__kitaru_flow__", False) is True
+
+
+def _is_checkpoint(value: object) -> bool:
+    return getattr(type(value), "__kitaru_checkpoint__", False) is True
 
 
 def flows_in(module: ModuleType) -> dict[str, Any]:

@@ -59,8 +59,18 @@ from kitaru.engine.divergence import (
 from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
+from kitaru.engine.isolated import IsolatedAttempt
 from kitaru.engine.once import review_of
-from kitaru.engine.runner import DRAW, Host, Loaded, Rest, clock_of, seed_of
+from kitaru.engine.runner import (
+    DRAW,
+    Host,
+    Loaded,
+    Rest,
+    clock_of,
+    isolates,
+    seed_of,
+    tell_inline,
+)
 from kitaru.engine.transactions import (
     AttemptTransaction,
     Database,
@@ -171,6 +181,7 @@ class SyncRunner:
         self.exec_id = loaded.execution.exec_id
         self.main_module = loaded.main_module
         self.seed = seed_of(loaded)
+        self._isolates = isolates(loaded)
         self.history = History(loaded.facts)
         self.cache = ResultCache(loaded)
         self.execution.on_foreign = self._on_foreign
@@ -1140,6 +1151,10 @@ class SyncRunner:
         return outcomes[0]
 
     def _run_here(self, call: Call) -> Delivery:
+        if call.definition.isolated:
+            if self._isolates:
+                return IsolatedAttempt(call, self.host.codec, self).run(self._why_end)
+            tell_inline(call.definition, self.exec_id)
         context = contextvars.copy_context() if call.context is None else call.context.copy()
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
         body = self.host.body_of(self.execution, call)
@@ -1152,6 +1167,11 @@ class SyncRunner:
         finally:
             with self.changed:
                 self.bodies -= 1
+
+    def _why_end(self) -> str:
+        if self._stopped:
+            return "its execution goes on elsewhere, or later"
+        return "its execution is being cancelled" if self._cancel_pending else ""
 
     def _run_on_loop(self, context: contextvars.Context, body: Callable[[], Any]) -> Delivery:
         done = threading.Event()

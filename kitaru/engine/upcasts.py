@@ -9,6 +9,7 @@ from msgspec import Raw
 from journal import RecordedEvent
 from kitaru.domain.deployment import events as deployment
 from kitaru.domain.execution.events import EVENT_TYPES, EventOffered, ExecutionEvent
+from kitaru.domain.stack import events as stack
 from kitaru.errors import KitaruBackendError, KitaruStateError
 
 Fields = dict[str, Raw]
@@ -58,6 +59,7 @@ def _decoders(types: Mapping[str, tuple[type[Any], int]]) -> Decoders:
 
 
 _DECODERS = _decoders(EVENT_TYPES)
+_STACK_DECODERS = _decoders(stack.EVENT_TYPES)
 _DEPLOYMENT_DECODERS = _decoders(deployment.EVENT_TYPES)
 _FIELDS = msgspec.json.Decoder(Fields)
 
@@ -68,6 +70,11 @@ def decode_event(recorded: RecordedEvent) -> ExecutionEvent:
     Raises UnknownEvent for a newer one and DamagedEvent for one that cannot be read.
     """
     return cast("ExecutionEvent", _decoded(recorded, _DECODERS))
+
+
+def decode_stack_event(recorded: RecordedEvent) -> stack.StackEvent:
+    """The same for a stack's event."""
+    return cast("stack.StackEvent", _decoded(recorded, _STACK_DECODERS))
 
 
 def decode_deployment_event(recorded: RecordedEvent) -> deployment.Event:

@@ -51,6 +51,7 @@ from kitaru.engine.registry import Registry
 from kitaru.engine.runner import Loaded, Runner, Started
 from kitaru.engine.schema import convert_json
 from kitaru.engine.source import main_module_of
+from kitaru.engine.stacks import RunsOnStack
 from kitaru.engine.sync_runner import SyncRunner
 from kitaru.engine.threads import DaemonThreads, TransactionThreads
 from kitaru.engine.upcasts import decode_event
@@ -476,20 +477,22 @@ class Worker:
         if state.status not in (ExecutionStatus.RUNNING, ExecutionStatus.WAITING):
             await self._release(lease)
             return
+        if state.stack is not None and state.route and not self.route:
+            raise RunsOnStack(state.stack)
         claimed = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
         # What clients write meanwhile is behind us when the runner begins to listen.
         claimed.on_foreign = lambda news: facts.append((news.version, news.recorded_at, news.event))
         code = code_of(event for _, _, event in facts)
         # Before the code is loaded: what kills every process that loads it is to end as well.
-        is_first = state.deployment is not None
+        is_first = bool(state.route)
         if is_first and not await self._taken_over(claimed, head):
             return
         try:
             source, definition = await self._definition(code)
         except KitaruError as error:
-            if code.deployment is None or not self.route:
+            if not self.route:
                 raise
-            await self._not_loaded(claimed, not_loaded(code.deployment, error))
+            await self._not_loaded(claimed, not_loaded(code, error))
             return
         if not is_first and not await self._taken_over(claimed, head):
             return

@@ -211,7 +211,10 @@ async def invoke(runtime: Runtime, exec_id: str, invocation: Invocation) -> None
         await executions.check_same_start(runtime, exec_id, event, blobs)
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
-    pool.look_now()
+    if event.options.stack is None:
+        pool.look_now()
+    else:
+        await executions.wake_runners(runtime)
 
 
 async def _started(

@@ -51,7 +51,7 @@ from kitaru.domain.execution.events import (
     RetryHastened,
     SourceReference,
 )
-from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.execution.state import ABSENT, STACK_ROUTES, ExecutionState
 from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.codec import TypeScope, digest
@@ -148,6 +148,16 @@ def prepare(
         blobs=blobs,
     )
     return Prepared(exec_id, definition, reference, event, state, append, arguments)
+
+
+def with_options(prepared: Prepared, options: FrozenOptions) -> Prepared:
+    """The same start with other options."""
+    event = msgspec.structs.replace(prepared.event, options=options)
+    state = fold(ABSENT, [event])
+    append = msgspec.structs.replace(
+        prepared.append, events=(new_event(event),), head=head_of(state)
+    )
+    return msgspec.structs.replace(prepared, event=event, state=state, append=append)
 
 
 def new_exec_id(flow: str, key: str | None) -> str:
@@ -586,7 +596,8 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
 
 async def _resume_elsewhere(runtime: Runtime, exec_id: str, head: Head) -> None:
     """Sees to a runner process for an execution that this process cannot run itself."""
-    pool = runtime.pool
+    on_stack = head.route.startswith(STACK_ROUTES)
+    _ = runtime.placer if on_stack else runtime.pool
     if head.owner is not None and head.lease_until > runtime.journal.now():
         raise KitaruStateError(
             f"Execution {exec_id} is being run by {head.owner}. If that process is gone, its lease "
@@ -596,13 +607,16 @@ async def _resume_elsewhere(runtime: Runtime, exec_id: str, head: Head) -> None:
         runtime, exec_id, lambda past: Reopen("load") if fold(ABSENT, past).load_failures else None
     )
     try:
-        await pool.look()
+        if on_stack:
+            await runtime.placer.place_head(head)
+        else:
+            await runtime.pool.look()
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
 
 
 async def wake_runners(runtime: Runtime) -> None:
-    """Sees to a runner process for what has become due of deployed versions.
+    """Sees to runner processes for what has become due of deployed versions and on stacks.
 
     What made it due is durable already: where this fails, another process does it.
     """
@@ -610,6 +624,7 @@ async def wake_runners(runtime: Runtime) -> None:
         return
     try:
         await runtime.pool.look()
+        await runtime.placer.look(0.0)
     except JournalError as error:
         report(LogEvent.POLL_FAILED, error=str(error))
 

@@ -39,7 +39,7 @@ from kitaru.errors import (
     KitaruUsageError,
     KitaruWaitValidationError,
 )
-from kitaru.operations import deployments, executions
+from kitaru.operations import deployments, executions, placing
 from kitaru.operations.inputs import merged
 
 MOST_FORKS = 1_000
@@ -69,6 +69,7 @@ class Target(Struct, frozen=True, kw_only=True):
     reference: SourceReference
     fingerprint: str
     options: FrozenOptions
+    wanted: placing.Wanted
 
 
 class Source(Struct, frozen=True):
@@ -144,6 +145,10 @@ async def fork(runtime: Runtime, exec_id: str, request: ForkRequest, target: Tar
     """
     source = await _source(runtime, request.source)
     definition = target.definition
+    placement = await placing.find(runtime, target.wanted)
+    placing.check_findable(target.reference, placement)
+    options = placement.onto(target.options)
+    target = msgspec.structs.replace(target, options=options)
     if source.started.flow != definition.name:
         raise KitaruUsageError(
             f"Execution {source.exec_id} is one of flow {source.started.flow!r}, not of "
@@ -166,7 +171,7 @@ async def fork(runtime: Runtime, exec_id: str, request: ForkRequest, target: Tar
         arguments=arguments.named,
         offers=plan.offers,
     )
-    await executions.start(runtime, prepared)
+    await placing.start_on(runtime, prepared, placement)
 
 
 async def fork_for_others(
@@ -182,7 +187,8 @@ async def fork_for_others(
     started = source.started
     exec_id = executions.new_exec_id(started.flow, request.idempotency_key)
     definition = await _definition(runtime, request, source)
-    options = FrozenOptions(
+    options = msgspec.structs.replace(
+        started.options,
         retries=started.options.retries if retries is None else retries,
         # What is run anew is not to be served from where it ran before.
         cache=False if cache is None else cache,

@@ -62,8 +62,7 @@ def package(
     named = _named(definition, args, kwargs)
     data = Codec().encode(named, where="arguments", types=definition.types)
     defaults, blobs = stored(data)
-    root = project_root(reference.file)
-    bundle = bundle_of(root, without=_journal_in(root, journal))
+    root, bundle = project_bundle(reference, journal)
     facts = VersionDeployed(
         version=0,
         entry=entry_point(reference, root, bundle.paths),
@@ -102,6 +101,12 @@ def _named(
             f"{error} deploy() takes an input for every parameter without a default: they are what "
             "invoke() uses where it is given no other."
         ) from error
+
+
+def project_bundle(reference: SourceReference, journal: str) -> tuple[str, Bundle]:
+    """The root of a flow's project, and all that is deployed of it. Raises NotBundled."""
+    root = project_root(reference.file)
+    return root, bundle_of(root, without=_journal_in(root, journal))
 
 
 def _journal_in(root: str, journal: str) -> list[str]:

@@ -36,9 +36,9 @@ def run(spec: RunnerSpec) -> None:
 
 
 async def _run(spec: RunnerSpec) -> None:
-    runtime = await Runtime.open(
-        spec.journal, spec.lease_seconds, route=spec.route, bundle=spec.bundle
-    )
+    # Whoever runs one execution claims that alone: its route leads to no other.
+    route = f"execution:{spec.exec_id}" if spec.exec_id else spec.route
+    runtime = await Runtime.open(spec.journal, spec.lease_seconds, route=route, bundle=spec.bundle)
     try:
         # What a checkpoint's body asks of Kitaru, it asks of this runtime.
         set_explicit(runtime)
@@ -70,7 +70,14 @@ async def _one(runtime: Runtime, spec: RunnerSpec, stopped: asyncio.Event) -> No
     worker = runtime.worker
     if not await worker.take_over(spec.exec_id):
         return
+    busy_at = time.monotonic()
     while not stopped.is_set() and spec.exec_id in worker.runners:
+        now = time.monotonic()
+        if worker.is_busy:
+            busy_at = now
+        elif now - busy_at >= spec.idle_seconds:
+            # It only waits: it is parked, and gets another runner when it has something to do.
+            return
         await _pause(stopped)
 
 

@@ -43,8 +43,11 @@ async def _serve(
         for flow in flows:
             runtime.worker.registry.serve(flow.reference, flow.definition)
         runtime.worker.look_now()
-        if (deployments or not targets) and settings.runner_folder(config.journal) is not None:
-            runtime.pool.look_now()
+        if settings.runner_folder(config.journal) is not None:
+            if deployments or not targets:
+                runtime.pool.look_now()
+            # It gives runners to the executions of stacks whose starters are gone.
+            _ = runtime.placer
         # Before anybody is told that it is ready, and may tell it to stop.
         stopped = signalled()
         ready(runtime.worker.registry.names)

@@ -32,6 +32,7 @@ from kitaru.domain.execution.events import (
     ReviewRequested,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
+from kitaru.domain.stack.decide import LOCAL
 from kitaru.domain.values import ErrorData
 from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event, offered_event
 from kitaru.errors import KitaruSerializationError
@@ -148,6 +149,7 @@ def _summary(head: Head, state: ExecutionState, unknown: tuple[str, ...]) -> Exe
     return Execution(
         exec_id=_exec_id(head),
         flow_name=head.name,
+        stack_name=LOCAL if state.stack is None else state.stack.name,
         status=status,
         original_exec_id=state.forked_from or None,
         started_at=instant(head.created_at),

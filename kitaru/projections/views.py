@@ -158,6 +158,8 @@ class Execution(Timed, frozen=True, kw_only=True):
 
     exec_id: str
     flow_name: str
+    stack_name: str = "local"
+    """The stack that it was started on."""
     updated_at: datetime
     status_reason: str | None = None
     """Why it stands where it stands."""

@@ -22,7 +22,6 @@ from kitaru.engine.sync_runner import CallFuture, FutureLike, SyncRunner
 from kitaru.engine.transactions import Database, path_of
 from kitaru.errors import (
     KitaruContextError,
-    KitaruFeatureNotAvailableError,
     KitaruUsageError,
 )
 from kitaru.sdk.flow import check_function
@@ -286,6 +285,7 @@ class CheckpointOptions(Struct, frozen=True):
     on_changed_arguments: OnChangedArguments
     once: bool
     transaction: Database | None
+    isolated: bool
 
 
 class CheckpointDecorator:
@@ -345,9 +345,10 @@ def checkpoint(
     once, in the log and in the journal, ``"ignore"`` gives it silently. `transaction` is where the
     body writes with `kitaru.transaction()`: True for the journal's own database, the absolute path
     of another SQLite database, or a function that returns one; what it writes is there exactly once
-    if the outcome is recorded, and not at all otherwise. Raises KitaruUsageError
-    for a bad option or for what is not a function, and KitaruFeatureNotAvailableError for
-    ``runtime="isolated"``.
+    if the outcome is recorded, and not at all otherwise. `runtime` is ``"inline"``, or
+    ``"isolated"`` for a process of its own for every attempt on stacks of type ``process``;
+    elsewhere it runs inline, and a log event says so. Raises KitaruUsageError for a bad option or
+    for what is not a function.
     """
     options = CheckpointOptions(
         policy=retry_policy(retries, whose="Checkpoint"),
@@ -357,8 +358,8 @@ def checkpoint(
         on_changed_arguments=checked_policy(on_changed_arguments),
         once=_effect(effect, cache),
         transaction=_database(transaction, effect, cache),
+        isolated=_is_isolated(runtime, transaction),
     )
-    _check_runtime(runtime)
     if cache is not None and not isinstance(cache, bool):
         raise KitaruUsageError(f"Checkpoint cache must be True, False or None, not {cache!r}.")
     return CheckpointDecorator(options) if function is None else _define(function, options)
@@ -377,6 +378,7 @@ def _define(function: Callable[..., Any], options: CheckpointOptions) -> Any:
         on_changed_arguments=options.on_changed_arguments,
         once=options.once,
         transaction=options.transaction,
+        isolated=options.isolated,
     )
     wrapper = AsyncCheckpoint if asynchronous else Checkpoint
     return wrapper(definition, CallOptions())
@@ -421,17 +423,20 @@ def _database(given: TransactionTarget, effect: str | None, cache: bool | None) 
     return Database(lambda: path)
 
 
-def _check_runtime(runtime: str | None) -> None:
+def _is_isolated(runtime: str | None, transaction: TransactionTarget) -> bool:
     if runtime is None:
-        return
+        return False
     if not isinstance(runtime, str) or runtime.lower() not in RUNTIMES:
         raise KitaruUsageError(
             f"Unsupported checkpoint runtime {runtime!r}. Expected one of: {', '.join(RUNTIMES)}."
         )
-    if runtime.lower() == "isolated":
-        raise KitaruFeatureNotAvailableError(
-            'checkpoint(runtime="isolated") does not exist yet; every checkpoint runs inline.'
+    isolated = runtime.lower() == "isolated"
+    if isolated and transaction:
+        raise KitaruUsageError(
+            "A checkpoint with transaction= writes in its runner's process: leave out "
+            'runtime="isolated".'
         )
+    return isolated
 
 
 def _given(after: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.deployments import AsyncDeployments, Deployments
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
 from kitaru.sdk.loops import block, on_loop, on_runtime
+from kitaru.sdk.stacks import AsyncStacks, Stacks
 from kitaru.status import ExecutionStatus
 
 _INSTEAD = "use AsyncKitaruClient"
@@ -36,6 +37,11 @@ class KitaruClient:
         return Executions()
 
     @property
+    def stacks(self) -> Stacks:
+        """The stacks of the configured journal."""
+        return Stacks()
+
+    @property
     def deployments(self) -> Deployments:
         """The deployed versions of flows in the configured journal."""
         return Deployments()
@@ -48,6 +54,11 @@ class AsyncKitaruClient:
     def executions(self) -> "AsyncExecutions":
         """The executions of the configured journal."""
         return AsyncExecutions()
+
+    @property
+    def stacks(self) -> AsyncStacks:
+        """The stacks of the configured journal."""
+        return AsyncStacks()
 
     @property
     def deployments(self) -> AsyncDeployments:

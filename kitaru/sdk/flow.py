@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from kitaru import settings
 from kitaru.bootstrap import Runtime, blocking, current_runtime
@@ -19,10 +19,10 @@ from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.source import fingerprint_of, loading, reference_of
 from kitaru.errors import (
     KitaruContextError,
-    KitaruFeatureNotAvailableError,
     KitaruUsageError,
 )
-from kitaru.operations import deployments, executions, forks, packaging
+from kitaru.image import NO_IMAGE, ImageSetting, ImageSettings, image_settings
+from kitaru.operations import deployments, executions, forks, packaging, placing
 from kitaru.projections.deployments import DeployedVersion
 from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
@@ -45,19 +45,18 @@ RUN_OPTIONS = ("stack", "image", "cache", "retries", "idempotency_key")
 class RunOptions(Struct, frozen=True):
     """What a run may be told beside the flow's own arguments."""
 
-    stack: Any = None
-    image: Any = None
+    stack: str | None = None
+    image: ImageSettings | None = None
     cache: bool | None = None
     retries: int | None = None
     idempotency_key: str | None = None
 
     def check(self, flow: str) -> None:
-        """Raises KitaruUsageError, or KitaruFeatureNotAvailableError."""
-        for name in ("stack", "image"):
-            if getattr(self, name) is not None:
-                raise KitaruFeatureNotAvailableError(
-                    f"Flow {flow!r}: {name}= does not exist yet; flows run in this process."
-                )
+        """Raises KitaruUsageError."""
+        if self.stack is not None and (not isinstance(self.stack, str) or not self.stack.strip()):
+            raise KitaruUsageError(
+                f"Flow {flow!r}: stack must be the name of a stack, not {self.stack!r}."
+            )
         if self.cache is not None and not isinstance(self.cache, bool):
             raise KitaruUsageError(
                 f"Flow {flow!r}: cache must be True or False, not {self.cache!r}."
@@ -94,15 +93,20 @@ class _Source:
             self._fingerprint = fingerprint_of(self.definition.function)
         return self._reference
 
+    @property
+    def image(self) -> ImageSettings:
+        """What its runs ask their stack for: all layers merged."""
+        return _wanted(self.name, self._options).image
+
     def _prepare(
         self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> executions.Prepared:
+    ) -> tuple[executions.Prepared, placing.Wanted]:
         options = self._options
         given = {name: kwargs.pop(name) for name in RUN_OPTIONS if name in kwargs}
         if given:
             options = _overridden(self.name, options, given)
         _check_place(self.name)
-        return executions.prepare(
+        prepared = executions.prepare(
             runtime,
             self.definition,
             self.reference,
@@ -111,13 +115,14 @@ class _Source:
             _frozen(options),
             options.idempotency_key,
         )
+        return prepared, _wanted(self.name, options)
 
     def _prepare_fork(
-        self, exec_id: str, anchor: str, overrides: Any, options: RunOptions, inputs: Any
+        self, exec_id: str, anchor: str, overrides: Any, given: dict[str, Any], inputs: Any
     ) -> tuple[str, forks.ForkRequest, forks.Target]:
         # What is run anew is not to be served from where it ran before.
-        cache = options.cache is not None and options.cache
-        options = _overridden(self.name, self._options, {**asdict(options), "cache": cache})
+        given["cache"] = given["cache"] is not None and given["cache"]
+        options = _overridden(self.name, self._options, given)
         _check_place(self.name)
         request = forks.checked_request(
             forks.ForkRequest(
@@ -133,25 +138,31 @@ class _Source:
             reference=self.reference,
             fingerprint=self._fingerprint,
             options=_frozen(options),
+            wanted=_wanted(self.name, options),
         )
         return executions.new_exec_id(self.name, options.idempotency_key), request, target
 
     def _start_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowHandle[Any]:
         runtime = current_runtime()
-        prepared = self._prepare(runtime, args, kwargs)
-        if prepared.event.idempotency_key is not None and runtime.on_own_loop:
-            # A key that is known must be read about, and the reading needs this very loop.
+        prepared, wanted = self._prepare(runtime, args, kwargs)
+        has_key = prepared.event.idempotency_key is not None
+        if (has_key or not wanted.is_local) and runtime.on_own_loop:
+            # A key that is known and a stack must be read about, which needs this very loop.
+            what = "an idempotency key" if has_key else f"the stack {wanted.stack!r}"
             raise KitaruUsageError(
-                f"{self.name}.run() with an idempotency key would block the event loop that runs "
+                f"{self.name}.run() with {what} would block the event loop that runs "
                 f"Kitaru here; use `await {self.name}.aio.run(...)` instead."
             )
-        executions.start_blocking(runtime, prepared)
+        if wanted.is_local:
+            executions.start_blocking(runtime, prepared)
+        else:
+            blocking(runtime, lambda: placing.start(runtime, prepared, wanted))
         return FlowHandle(runtime, prepared.exec_id, self.definition.types)
 
-    def _startsoon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
+    def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
         runtime = current_runtime()
-        prepared = self._prepare(runtime, args, kwargs)
-        started = soon(runtime, executions.start(runtime, prepared))
+        prepared, wanted = self._prepare(runtime, args, kwargs)
+        started = soon(runtime, placing.start(runtime, prepared, wanted))
         return AsyncFlowHandle(runtime, prepared.exec_id, self.definition.types, started)
 
     async def _deploy(
@@ -162,13 +173,15 @@ class _Source:
         tags: Mapping[str, bool] | None,
         default_on_first: bool,
     ) -> AsyncDeployment[Any]:
-        wanted = {DEFAULT_TAG: True} if tags is None else tags
+        led_by = {DEFAULT_TAG: True} if tags is None else tags
 
         async def deploy(runtime: Runtime) -> DeployedVersion:
             # Packing reads a whole tree, and git has its say: not on the loop.
-            made = await asyncio.to_thread(self._package, runtime, args, kwargs, options)
+            placement = await placing.find(runtime, _wanted(self.name, options))
+            frozen = placement.onto(_frozen(options))
+            made = await asyncio.to_thread(self._package, runtime, args, kwargs, frozen)
             return await deployments.deploy(
-                runtime, self.name, made, tags=wanted, default_on_first=default_on_first
+                runtime, self.name, made, tags=led_by, default_on_first=default_on_first
             )
 
         return AsyncDeployment(await on_runtime(deploy), self.definition.types)
@@ -194,14 +207,17 @@ class _Source:
         )
 
     def _package(
-        self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any], options: RunOptions
+        self,
+        runtime: Runtime,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: FrozenOptions,
     ) -> packaging.Package:
-        options = _overridden(self.name, self._options, asdict(options))
         return packaging.package(
             self.definition,
             self.reference,
             self._fingerprint,
-            _frozen(options),
+            options,
             args,
             kwargs,
             runtime.url,
@@ -225,11 +241,12 @@ class Flow(_Source, Generic[P, R]):
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> FlowHandle[R]:
         """Starts an execution in the background and returns once the start is durable.
 
-        Beside the flow's own arguments it takes ``retries=``, ``cache=`` and ``idempotency_key=``
-        (`with_options` is the way that type checkers follow). Raises KitaruUsageError for arguments
-        that do not fit, KitaruSerializationError for one that cannot be kept, KitaruStateError for
-        an idempotency key that was used with other arguments, KitaruBackendError when the journal
-        cannot be written.
+        Beside the flow's own arguments it takes ``stack=``, ``image=``, ``retries=``, ``cache=``
+        and ``idempotency_key=`` (`with_options` is the way that type checkers follow). Raises
+        KitaruUsageError for arguments that do not fit, for a stack that does not exist and for what
+        of the image it cannot honour, KitaruSerializationError for an argument that cannot be kept,
+        KitaruStateError for an idempotency key that was used with other arguments,
+        KitaruBackendError when the journal cannot be written.
         """
         return self._start_blocking(args, dict(kwargs))
 
@@ -241,7 +258,7 @@ class Flow(_Source, Generic[P, R]):
         from_: str,
         overrides: Mapping[str, Any] | None = None,
         stack: str | None = None,
-        image: Any = None,
+        image: ImageSetting | None = None,
         cache: bool | None = None,
         retries: int | None = None,
         idempotency_key: str | None = None,
@@ -263,10 +280,8 @@ class Flow(_Source, Generic[P, R]):
         when the journal cannot be written.
         """
         refuse_on_event_loop(f"{self.name}.replay()", f"use `await {self.name}.aio.replay(...)`")
-        options = RunOptions(stack, image, cache, retries, idempotency_key)
-        new_id, request, target = self._prepare_fork(
-            exec_id, from_, overrides, options, flow_inputs
-        )
+        given = _given(stack, image, cache, retries, idempotency_key)
+        new_id, request, target = self._prepare_fork(exec_id, from_, overrides, given, flow_inputs)
         runtime = current_runtime()
         blocking(runtime, lambda: _fork(runtime, new_id, request, target))
         return FlowHandle(runtime, new_id, self.definition.types)
@@ -296,7 +311,7 @@ class Flow(_Source, Generic[P, R]):
         journal cannot be written. Nothing is deployed then.
         """
         refuse_on_event_loop(f"{self.name}.deploy()", f"use `await {self.name}.aio.deploy(...)`")
-        options = RunOptions(stack, image, cache, retries)
+        options = _overridden(self.name, self._options, _given(stack, image, cache, retries, None))
         made = block(
             f"{self.name}.deploy()",
             "",
@@ -350,12 +365,16 @@ class Flow(_Source, Generic[P, R]):
         *,
         retries: int | None = None,
         cache: bool | None = None,
+        stack: str | None = None,
+        image: ImageSetting | None = None,
         idempotency_key: str | None = None,
     ) -> "Flow[P, R]":
-        """The same flow with other options for its runs; the original stays as it is."""
-        return Flow(
-            self.definition, _changed(self.name, self._options, retries, cache, idempotency_key)
-        )
+        """The same flow with other options for its runs; the original stays as it is.
+
+        An image is laid over the one that the flow has, field by field.
+        """
+        given = _given(stack, image, cache, retries, idempotency_key)
+        return Flow(self.definition, _overridden(self.name, self._options, given))
 
     @property
     def aio(self) -> "AsyncFlow[P, R]":
@@ -381,7 +400,7 @@ class AsyncFlow(_Source, Generic[P, R]):
         Takes and raises what `Flow.run` does; what only the journal can tell is raised by the
         handle when it is awaited.
         """
-        return self._startsoon(args, dict(kwargs))
+        return self._start_soon(args, dict(kwargs))
 
     def replay(
         self,
@@ -391,7 +410,7 @@ class AsyncFlow(_Source, Generic[P, R]):
         from_: str,
         overrides: Mapping[str, Any] | None = None,
         stack: str | None = None,
-        image: Any = None,
+        image: ImageSetting | None = None,
         cache: bool | None = None,
         retries: int | None = None,
         idempotency_key: str | None = None,
@@ -402,10 +421,8 @@ class AsyncFlow(_Source, Generic[P, R]):
         Takes what `Flow.replay` does. What only the journal can tell (an unknown execution or call,
         a bad override) is raised by the handle when it is awaited.
         """
-        options = RunOptions(stack, image, cache, retries, idempotency_key)
-        new_id, request, target = self._prepare_fork(
-            exec_id, from_, overrides, options, flow_inputs
-        )
+        given = _given(stack, image, cache, retries, idempotency_key)
+        new_id, request, target = self._prepare_fork(exec_id, from_, overrides, given, flow_inputs)
         runtime = current_runtime()
         started = soon(runtime, _fork(runtime, new_id, request, target))
         return AsyncFlowHandle(runtime, new_id, self.definition.types, started)
@@ -423,7 +440,7 @@ class AsyncFlow(_Source, Generic[P, R]):
         **kwargs: Any,
     ) -> AsyncDeployment[R]:
         """Makes the flow's project the flow's next version; as `Flow.deploy`."""
-        options = RunOptions(stack, image, cache, retries)
+        options = _overridden(self.name, self._options, _given(stack, image, cache, retries, None))
         return await self._deploy(args, kwargs, options, tags, publish_default_on_first_deploy)
 
     async def deployments(self) -> list[AsyncDeployment[R]]:
@@ -456,12 +473,16 @@ class AsyncFlow(_Source, Generic[P, R]):
         *,
         retries: int | None = None,
         cache: bool | None = None,
+        stack: str | None = None,
+        image: ImageSetting | None = None,
         idempotency_key: str | None = None,
     ) -> "AsyncFlow[P, R]":
-        """The same flow with other options for its runs; the original stays as it is."""
-        return AsyncFlow(
-            self.definition, _changed(self.name, self._options, retries, cache, idempotency_key)
-        )
+        """The same flow with other options for its runs; the original stays as it is.
+
+        An image is laid over the one that the flow has, field by field.
+        """
+        given = _given(stack, image, cache, retries, idempotency_key)
+        return AsyncFlow(self.definition, _overridden(self.name, self._options, given))
 
     @property
     def aio(self) -> "AsyncFlow[P, R]":
@@ -497,7 +518,7 @@ def flow(function: Callable[P, R], /) -> Flow[P, R]: ...
 def flow(
     *,
     stack: str | None = None,
-    image: Any = None,
+    image: ImageSetting | None = None,
     cache: bool | None = None,
     retries: int | None = None,
 ) -> FlowDecorator: ...
@@ -506,7 +527,7 @@ def flow(
     /,
     *,
     stack: str | None = None,
-    image: Any = None,
+    image: ImageSetting | None = None,
     cache: bool | None = None,
     retries: int | None = None,
 ) -> Any:
@@ -514,11 +535,12 @@ def flow(
 
     A ``def`` becomes a `Flow`, an ``async def`` an `AsyncFlow`. `retries` is how often the body is
     run again in the same execution after it raised (calls that completed are kept), `cache` whether
-    results of earlier executions may be reused. Raises KitaruUsageError for a bad option, for what
-    is not a function, and for a parameter whose name is one of `run`'s options.
+    results of earlier executions may be reused, `stack` where it runs, `image` what its runners are
+    to have (a base image's name, a mapping or `ImageSettings`). Raises KitaruUsageError for a bad
+    option, for what is not a function, and for a parameter whose name is one of `run`'s options.
     """
-    options = RunOptions(stack=stack, image=image, cache=cache, retries=retries)
-    options.check(getattr(function, "__name__", "flow"))
+    name = getattr(function, "__name__", "flow")
+    options = _overridden(name, RunOptions(), _given(stack, image, cache, retries, None))
     return FlowDecorator(options) if function is None else _define(function, options)
 
 
@@ -552,22 +574,41 @@ def check_function(function: object, decorator: str, reserved: tuple[str, ...]) 
         )
 
 
-def _changed(
-    flow: str,
-    options: RunOptions,
-    retries: int | None,
+def _given(
+    stack: str | None,
+    image: ImageSetting | None,
     cache: bool | None,
+    retries: int | None,
     idempotency_key: str | None,
-) -> RunOptions:
-    given = {"retries": retries, "cache": cache, "idempotency_key": idempotency_key}
-    return _overridden(flow, options, given)
+) -> dict[str, Any]:
+    return {
+        "stack": stack,
+        "image": image,
+        "cache": cache,
+        "retries": retries,
+        "idempotency_key": idempotency_key,
+    }
 
 
 def _overridden(flow: str, options: RunOptions, given: dict[str, Any]) -> RunOptions:
     # None is an option that was not given, so that wrappers can pass theirs on.
-    changed = replace(options, **{k: v for k, v in given.items() if v is not None})
+    changes = {name: value for name, value in given.items() if value is not None}
+    if "image" in changes:
+        image = image_settings(changes["image"], f"Flow {flow!r}")
+        changes["image"] = image.over(options.image or NO_IMAGE)
+    changed = replace(options, **changes)
     changed.check(flow)
     return changed
+
+
+def _wanted(flow: str, options: RunOptions) -> placing.Wanted:
+    """Where a run is to go: what it and its flow say stands above all other layers."""
+    config = settings.in_force()
+    image = config.image if options.image is None else options.image.over(config.image)
+    if options.stack is None:
+        return placing.Wanted(config.stack, config.origins["stack"], image)
+    origin = settings.Origin(settings.Layer.CALL, f"asked for by flow {flow!r} or its run")
+    return placing.Wanted(options.stack.strip(), origin, image)
 
 
 def _frozen(options: RunOptions) -> FrozenOptions:

@@ -12,20 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.urls import parse_url
-from kitaru.errors import KitaruFeatureNotAvailableError, KitaruUsageError
+from kitaru.choice import choose_stack
+from kitaru.errors import KitaruUsageError
+from kitaru.image import NO_IMAGE, ImageSettings
 from kitaru.settings import (
     KitaruConfig,
     Layer,
-    Origin,
-    UnavailableOption,
     configure,
+    forget_files,
+    in_force,
     initialise_project,
     journal_url,
-    require_available,
     resolve,
     resolve_with,
-    unavailable_options,
-    user_data_folder,
 )
 
 VALUES: dict[str, tuple[Any, Any, Any]] = {
@@ -34,6 +33,8 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "cache": (False, "no", False),
     "retries": (3, "2", 1),
     "lease_seconds": (9, "8.5", 7),
+    "stack": ("configured", "environment", "pyproject"),
+    "image": ("configured:1", "environment:2", "pyproject:3"),
     "runners": (3, "2", 1),
     "runner_idle_seconds": (9, "8.5", 0),
 }
@@ -46,6 +47,12 @@ EXPECTED: dict[str, tuple[Any, Any, Any]] = {
     "cache": (False, False, False),
     "retries": (3, 2, 1),
     "lease_seconds": (9.0, 8.5, 7.0),
+    "stack": ("configured", "environment", "pyproject"),
+    "image": (
+        ImageSettings(base_image="configured:1"),
+        ImageSettings(base_image="environment:2"),
+        ImageSettings(base_image="pyproject:3"),
+    ),
     "runners": (3, 2, 1),
     "runner_idle_seconds": (9.0, 8.5, 0.0),
 }
@@ -60,6 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if variable.startswith("KITARU_"):
             monkeypatch.delenv(variable)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     here = tmp_path / "project" / "inner"
     here.mkdir(parents=True)
@@ -89,6 +97,7 @@ def set_layer(layer: Layer, option: str, folder: Path, monkeypatch: pytest.Monke
 def test_built_in_values_hold_when_nothing_is_set(tmp_path: Path) -> None:
     config = resolve()
     assert (config.cache, config.retries, config.lease_seconds) == (True, 0, 30.0)
+    assert (config.stack, config.image) == ("local", NO_IMAGE)
     assert config.journal == journal_url(tmp_path / "data" / "kitaru" / "journal.db")
     assert {origin.layer for origin in config.origins.values()} == {Layer.BUILT_IN}
 
@@ -191,13 +200,12 @@ def test_configure_is_seen_by_every_thread() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\t"])
-@pytest.mark.parametrize("option", [*VALUES, "stack", "image"])
+@pytest.mark.parametrize("option", VALUES)
 def test_an_empty_variable_counts_as_unset(
     option: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"KITARU_{option.upper()}", text)
     assert {origin.layer for origin in resolve().origins.values()} == {Layer.BUILT_IN}
-    assert unavailable_options() == ()
 
 
 @pytest.mark.parametrize("text", ["1", "true", "YES", "On"])
@@ -229,6 +237,7 @@ def test_the_environment_turns_the_cache_off(text: str, monkeypatch: pytest.Monk
         ("KITARU_LEASE_SECONDS", "1e400"),
         ("KITARU_LEASE_SECONDS", "-30"),
         ("KITARU_LEASE_SECONDS", "soon"),
+        ("KITARU_IMAGE", '{"base_image": ""}'),
         ("KITARU_JOURNAL", "mysql://host/name"),
         ("KITARU_JOURNAL", "sqlite:journal.db"),
         ("KITARU_JOURNAL", "sqlite://journal.db"),
@@ -266,6 +275,13 @@ def test_a_bad_variable_is_refused_by_name(
         ("lease_seconds", float("inf")),
         ("lease_seconds", 10**400),
         ("lease_seconds", "30"),
+        ("stack", ""),
+        ("stack", " "),
+        ("stack", 3),
+        ("image", ""),
+        ("image", 3),
+        ("image", ["python"]),
+        ("image", {"base": "python"}),
         ("runners", 0),
         ("runners", True),
         ("runners", "2"),
@@ -284,7 +300,17 @@ def test_configure_refuses_a_bad_value(option: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["retries = -1", 'retries = "1"', "cache = 1", "lease_seconds = nan", "journal = 3"]
+    "line",
+    [
+        "retries = -1",
+        'retries = "1"',
+        "cache = 1",
+        "lease_seconds = nan",
+        "journal = 3",
+        "stack = 3",
+        "image = 3",
+        "image = {base_image = 3}",
+    ],
 )
 def test_a_bad_value_in_pyproject_is_refused_with_file_and_key(line: str, folder: Path) -> None:
     file = write_pyproject(folder, f"[tool.kitaru]\n{line}\n")
@@ -460,39 +486,89 @@ def test_a_project_needs_a_folder(folder: Path) -> None:
         initialise_project(folder)
 
 
-@pytest.mark.parametrize("option", ["stack", "image"])
-def test_options_of_a_later_release_are_refused_by_configure(option: str) -> None:
-    something: dict[str, Any] = {option: "production"}
-    with pytest.raises(KitaruFeatureNotAvailableError, match="not available in this release"):
-        configure(**something)
-    nothing: dict[str, Any] = {option: None}
-    configure(**nothing)
-
-
-@pytest.mark.parametrize("option", ["stack", "image"])
-def test_options_of_a_later_release_are_reported_where_they_are_set(
-    option: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_active_stack_is_the_lowest_layer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require_available()
-    monkeypatch.setenv(f"KITARU_{option.upper()}", "production")
-    file = write_pyproject(folder, f"[tool.kitaru]\n{option} = 'x'\nretries = 1\n")
-    assert resolve().retries == 1
-    assert unavailable_options() == (
-        UnavailableOption(option, Origin(Layer.ENVIRONMENT, f"KITARU_{option.upper()}")),
-        UnavailableOption(option, Origin(Layer.PYPROJECT, f"{file}: [tool.kitaru] {option}")),
+    file = choose_stack("chosen")
+    assert resolve().stack == "chosen"
+    assert resolve().origins["stack"] == (Layer.ACTIVE_STACK, str(file))
+    write_pyproject(folder, "[tool.kitaru]\nstack = 'pyproject'\n")
+    assert resolve().stack == "pyproject"
+    monkeypatch.setenv("KITARU_STACK", "environment")
+    assert resolve().stack == "environment"
+    assert configure(stack="configured").stack == "configured"
+    configure(stack=None)
+    assert resolve().stack == "environment"
+
+
+def test_a_broken_choice_is_named_unless_a_higher_layer_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = choose_stack("chosen")
+    file.write_text("{}", encoding="utf-8")
+    with pytest.raises(KitaruUsageError, match=r"active-stack\.json does not name a stack"):
+        resolve()
+    monkeypatch.setenv("KITARU_STACK", "environment")
+    assert resolve().stack == "environment"
+
+
+def test_what_this_process_has_chosen_is_in_force_at_once() -> None:
+    assert in_force().stack == "local"
+    choose_stack("chosen")
+    forget_files()
+    assert in_force().stack == "chosen"
+
+
+def test_an_image_is_merged_field_by_field_and_variable_by_variable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_pyproject(
+        folder,
+        """
+        [tool.kitaru.image]
+        base_image = "python:3.12"
+        requirements = ["httpx", "attrs"]
+        [tool.kitaru.image.environment]
+        A = "pyproject"
+        B = "pyproject"
+        C = "pyproject"
+        """,
     )
-    with pytest.raises(KitaruFeatureNotAvailableError, match=f"KITARU_{option.upper()} is set"):
-        require_available()
+    monkeypatch.setenv(
+        "KITARU_IMAGE", '{"requirements": [], "environment": {"B": "variable", "C": "variable"}}'
+    )
+    config = configure(image={"environment": {"C": "configured"}})
+    assert config.image == ImageSettings(
+        base_image="python:3.12",
+        requirements=[],
+        environment={"A": "pyproject", "B": "variable", "C": "configured"},
+    )
+    said_by = {name: origin.where for name, origin in config.origins.items() if "image" in name}
+    assert said_by == {
+        "image": "configure(image=...)",
+        "image.base_image": f"{file}: [tool.kitaru] image",
+        "image.requirements": "KITARU_IMAGE",
+        "image.environment": "configure(image=...)",
+        "image.environment.A": f"{file}: [tool.kitaru] image",
+        "image.environment.B": "KITARU_IMAGE",
+        "image.environment.C": "configure(image=...)",
+    }
 
 
-def test_each_platform_has_its_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    assert user_data_folder("linux", {}) == home / ".local/share/kitaru"
-    assert user_data_folder("linux", {"XDG_DATA_HOME": "/data"}) == Path("/data/kitaru")
-    assert user_data_folder("linux", {"XDG_DATA_HOME": "data"}) == home / ".local/share/kitaru"
-    assert user_data_folder("darwin", {}) == home / "Library/Application Support/kitaru"
-    assert user_data_folder("win32", {}) == home / "AppData/Local/kitaru"
-    assert user_data_folder("win32", {"LOCALAPPDATA": "/local"}) == Path("/local/kitaru")
+def test_a_variable_names_a_base_image_or_holds_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KITARU_IMAGE", "python:3.13")
+    assert resolve().image == ImageSettings(base_image="python:3.13")
+    monkeypatch.setenv("KITARU_IMAGE", '{"parent_image": "python:3.12"}')
+    assert resolve().image == ImageSettings(base_image="python:3.12")
+    monkeypatch.setenv("KITARU_IMAGE", '{"environment": {"TOKEN": "sesame",}}')
+    with pytest.raises(KitaruUsageError, match="KITARU_IMAGE: not valid JSON") as caught:
+        resolve()
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_configuration_does_not_show_secrets() -> None:
+    config = configure(image={"environment": {"API_KEY": "sesame"}})
+    assert "sesame" not in repr(config)
 
 
 def test_a_working_directory_that_is_gone_leaves_absolute_journals(

@@ -5,6 +5,7 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from kitaru.domain.values import NO_JSON, ErrorData, StoredValue
+from kitaru.image import ImageSettings
 
 RUN_AGAIN = "run again"
 
@@ -34,11 +35,22 @@ class DeploymentReference(Struct, frozen=True, omit_defaults=True):
     """The folders of the bundle that modules are looked for in, the first one first."""
 
 
+class StackReference(Struct, frozen=True, omit_defaults=True):
+    """The stack that an execution was started on, as it was then."""
+
+    name: str
+    type: str
+
+
 class FrozenOptions(Struct, frozen=True, omit_defaults=True):
     """The options that an execution was started with; they never change afterwards."""
 
     retries: int = 0
     cache: bool | None = None
+    stack: StackReference | None = None
+    """None: the local one."""
+    image: ImageSettings | None = None
+    """Without the values of secrets."""
 
 
 class ForkedFrom(Struct, frozen=True, omit_defaults=True, kw_only=True):

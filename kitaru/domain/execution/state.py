@@ -34,12 +34,14 @@ from kitaru.domain.execution.events import (
     OffersTaken,
     RetryHastened,
     ReviewRequested,
+    StackReference,
     TimerFired,
     TimerStarted,
     WaitAborted,
     WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.stack.decide import LOCAL
 from kitaru.status import ExecutionStatus, FailureOrigin
 
 
@@ -60,6 +62,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     flow: str = ""
     forked_from: str = ""
     """The id of the execution that it is a fork of."""
+    stack: StackReference | None = None
+    """The stack that it was started on; None: the local one."""
     deployment: DeploymentReference | None = None
     """The version of the flow that it runs; None: the code of whoever started it."""
     load_failures: int = 0
@@ -89,6 +93,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
     @property
     def route(self) -> str:
         """Which runners may claim it; empty: whoever serves its flow."""
+        if self.stack is not None and self.stack.type != LOCAL:
+            return f"{STACK_ROUTES}{self.stack.name}"
         return "" if self.deployment is None else route_of(self.deployment.bundle)
 
     @property
@@ -103,6 +109,8 @@ class ExecutionState(Struct, frozen=True, omit_defaults=True):
 
 
 ABSENT = ExecutionState()
+STACK_ROUTES = "stack:"
+"""How the route of every execution of a stack begins on which each is placed by itself."""
 DEPLOYMENT_ROUTES = "deployment:"
 """How the route of every execution of a deployed version begins."""
 
@@ -153,6 +161,7 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
                 status=ExecutionStatus.RUNNING,
                 flow=flow,
                 forked_from="" if source is None else source.exec_id,
+                stack=options.stack,
                 deployment=deployment,
                 retries=options.retries,
                 attempt=1,

@@ -1,17 +1,29 @@
 """`kitaru deploy` and `kitaru build`: a flow's project becomes its next version."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.output import Output
-from kitaru.surfaces.cli.run import json_object
+from kitaru.surfaces.cli.run import image_option, json_object
+
+
+class Options(NamedTuple):
+    """What invocations of the version are run with."""
+
+    retries: int | None
+    cache: bool | None
+    stack: str | None
+    image: str | None
+
 
 _INPUT = click.option(
     "--input", "inputs", metavar="JSON|@FILE", help="The inputs that invocations begin with."
 )
 _RETRIES = click.option("--retries", type=click.IntRange(0), help="How often a body is run again.")
+_STACK = click.option("--stack", help="Where invocations run.")
+_IMAGE = click.option("--image", metavar="TEXT|JSON|@FILE", help="What their runners are to have.")
 _CACHE = click.option("--cache/--no-cache", default=None, help="Whether results may be reused.")
 
 
@@ -22,6 +34,8 @@ _CACHE = click.option("--cache/--no-cache", default=None, help="Whether results 
 @_INPUT
 @_RETRIES
 @_CACHE
+@_STACK
+@_IMAGE
 @click.pass_context
 def deploy(
     ctx: click.Context,
@@ -31,6 +45,8 @@ def deploy(
     inputs: str | None,
     retries: int | None,
     cache: bool | None,
+    stack: str | None,
+    image: str | None,
 ) -> None:
     """Deploy a flow as its next version, and let a tag lead to it.
 
@@ -40,7 +56,8 @@ def deploy(
     from kitaru.domain.deployment.state import DEFAULT_TAG
 
     tags = {tag: exclusive or tag == DEFAULT_TAG}
-    _deploy(ctx, target, inputs, retries, cache, tags, default_on_first=True)
+    options = Options(retries, cache, stack, image)
+    _deploy(ctx, target, inputs, options, tags, default_on_first=True)
 
 
 @click.command(cls=Command)
@@ -48,23 +65,55 @@ def deploy(
 @_INPUT
 @_RETRIES
 @_CACHE
+@_STACK
+@_IMAGE
+@click.option(
+    "--containerfile",
+    metavar="DIR",
+    type=click.Path(),
+    help="Make no version but a container's context in DIR, and build it.",
+)
 @click.pass_context
 def build(
-    ctx: click.Context, target: str, inputs: str | None, retries: int | None, cache: bool | None
+    ctx: click.Context,
+    target: str,
+    inputs: str | None,
+    retries: int | None,
+    cache: bool | None,
+    stack: str | None,
+    image: str | None,
+    containerfile: str | None,
 ) -> None:
     """Make a flow's next version without a tag; it is invoked by its number.
 
-    TARGET is path/to/file.py:flow or module:flow.
+    TARGET is path/to/file.py:flow or module:flow. With --containerfile no version is made, but the
+    context of a container image that runs a worker of the flow; it is built where buildah, podman
+    or docker is installed.
     """
-    _deploy(ctx, target, inputs, retries, cache, {}, default_on_first=False)
+    if containerfile is not None:
+        _containerise(ctx, target, image, containerfile)
+        return
+    options = Options(retries, cache, stack, image)
+    _deploy(ctx, target, inputs, options, {}, default_on_first=False)
+
+
+def _containerise(ctx: click.Context, target: str, image: str | None, folder: str) -> None:
+    from kitaru import settings
+    from kitaru.engine.source import load_target
+    from kitaru.operations.containers import containerise
+    from kitaru.surfaces.cli.deployment_text import containerised_text
+
+    flow = load_target(target).sync.with_options(image=image_option(image))
+    journal = settings.resolve().journal
+    made = containerise(flow.name, flow.reference, flow.image, folder, journal)
+    Output(ctx).item(made, lambda: containerised_text(made))
 
 
 def _deploy(
     ctx: click.Context,
     target: str,
     inputs: str | None,
-    retries: int | None,
-    cache: bool | None,
+    options: Options,
     tags: dict[str, bool],
     *,
     default_on_first: bool,
@@ -75,9 +124,13 @@ def _deploy(
     given = json_object(inputs, "--input", '{"url": "https://example.com"}')
     flow = load_target(target)
     bound = _bound(flow, given)
-    deployment = flow.sync.with_options(retries=retries, cache=cache).deploy(
-        **bound, tags=tags, publish_default_on_first_deploy=default_on_first
+    chosen = flow.sync.with_options(
+        retries=options.retries,
+        cache=options.cache,
+        stack=options.stack,
+        image=image_option(options.image),
     )
+    deployment = chosen.deploy(**bound, tags=tags, publish_default_on_first_deploy=default_on_first)
     Output(ctx).item(deployment.details, lambda: deployed_text(deployment.details))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from kitaru.operations.containers import Containerised
 from kitaru.operations.deployed import FlowDetails
 from kitaru.projections.deployments import DeployedFlow, DeployedVersion
 from kitaru.surfaces.cli.tables import Column, table
@@ -20,6 +21,17 @@ def deployed_text(version: DeployedVersion) -> str:
         f"{version.bundle[:SHORT_DIGEST]}. `kitaru invoke {version.flow} --version "
         f"{version.version}` runs it."
     )
+
+
+def containerised_text(made: Containerised) -> str:
+    """What `kitaru build --containerfile` says."""
+    written = f"The context of {escaped(made.image)} is in {escaped(made.folder)}."
+    if made.built_with is None:
+        return (
+            f"{written} None of buildah, podman and docker is installed here; where one is, "
+            f"`podman build --tag {escaped(made.image)} {escaped(made.folder)}` builds it."
+        )
+    return f"{written} {escaped(made.built_with)} has built it."
 
 
 def flows_text(flows: Sequence[DeployedFlow]) -> str:

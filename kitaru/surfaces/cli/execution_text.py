@@ -14,6 +14,7 @@ from kitaru.projections.views import (
     FailureInfo,
     ForkInfo,
 )
+from kitaru.settings import LOCAL_STACK
 from kitaru.status import ExecutionStatus, FailureOrigin
 from kitaru.surfaces.cli.executions import SHORT_ID, is_owned
 from kitaru.surfaces.cli.tables import Column, facts, indented, status_text, table
@@ -75,6 +76,7 @@ def _facts(execution: Execution, now: datetime) -> list[tuple[str, str]]:
         ("Flow", escaped(execution.flow_name)),
         ("Version", _version(execution)),
         ("Status", f"{status} ({escaped(reason)})" if reason else status),
+        ("Stack", _stack(execution)),
         ("Started", clock_text(execution.started_at)),
         ("Ended", clock_text(execution.ended_at)),
         ("Duration", duration_text(execution.duration or now - execution.started_at)),
@@ -89,6 +91,10 @@ def _facts(execution: Execution, now: datetime) -> list[tuple[str, str]]:
         ("Arguments", arguments_preview(execution.arguments, _LONG)),
         ("Result", preview(execution.result, _LONG)),
     ]
+
+
+def _stack(execution: Execution) -> str:
+    return "" if execution.stack_name == LOCAL_STACK else escaped(execution.stack_name)
 
 
 def _attempt(execution: Execution) -> str:

@@ -7,6 +7,7 @@ import click
 
 from kitaru.operations import reading
 from kitaru.projections.views import Execution
+from kitaru.settings import LOCAL_STACK
 from kitaru.status import ExecutionStatus
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.output import Output
@@ -62,8 +63,8 @@ def list_command(
 def _listed(execution: Execution) -> dict[str, object]:
     """What a list says of an execution: only what its head knows."""
     names = (
-        "exec_id flow_name status started_at ended_at status_reason attempt recoveries owner "
-        "lease_until due_at cancel_requested version unknown"
+        "exec_id flow_name stack_name status started_at ended_at status_reason attempt recoveries "
+        "owner lease_until due_at cancel_requested version unknown"
     )
     row: dict[str, object] = {name: getattr(execution, name) for name in names.split()}
     row["duration_seconds"] = execution.duration
@@ -81,6 +82,7 @@ def _list_text(executions: list[Execution]) -> str:
             Column("ID"),
             Column("Flow", least=12),
             Column("Status", coloured=True),
+            Column("Stack", least=8, room=ROOM_FOR_IDS),
             Column("Started"),
             Column("Duration", align="right"),
             Column("Note", least=10),
@@ -90,6 +92,7 @@ def _list_text(executions: list[Execution]) -> str:
                 execution.exec_id[:id_length],
                 execution.flow_name,
                 execution.status.value,
+                "" if execution.stack_name == LOCAL_STACK else execution.stack_name,
                 clock_text(execution.started_at),
                 duration_text(execution.duration),
                 note_text(execution, now),

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from kitaru.domain.values import StoredValue
+from kitaru.image import ImageSettings
 from kitaru.projections.views import Timed
 
 
@@ -29,6 +30,8 @@ def _plain(value: object) -> Any:
             return json_value(value)
         case Struct():
             return _struct(value)
+        case ImageSettings():
+            return _plain(value.masked())
         case Mapping():
             return {_text(str(key)): _plain(item) for key, item in value.items()}
         case list() | tuple():

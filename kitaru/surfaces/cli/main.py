@@ -7,6 +7,7 @@ from kitaru.surfaces.cli.lazy import Entry, LazyGroup
 _HERE = "kitaru.surfaces.cli"
 _EXECUTIONS = f"{_HERE}.executions"
 _STEERING = f"{_HERE}.steering"
+_STACK = f"{_HERE}.stack"
 _FLOWS = f"{_HERE}.flows"
 _DEPLOY = f"{_HERE}.deploy"
 
@@ -29,6 +30,8 @@ _DEPLOY = f"{_HERE}.deploy"
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
         "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
+        "stack": Entry(f"{_HERE}.main", "stack", "Where flows run, and how to choose."),
+        "info": Entry(f"{_HERE}.info", "info", "Every option in force, and who has said so."),
         "init": Entry(f"{_HERE}.init", "init", "Give a folder a journal of its own."),
     },
 )
@@ -94,6 +97,21 @@ def deployments() -> None:
 )
 def journal() -> None:
     """Read and check what is recorded."""
+
+
+@click.group(
+    cls=LazyGroup,
+    entries={
+        "list": Entry(_STACK, "list_command", "The stacks of the journal."),
+        "current": Entry(_STACK, "current", "The stack of flows that name none."),
+        "show": Entry(_STACK, "show", "One stack."),
+        "use": Entry(_STACK, "use", "Choose the stack of flows that name none."),
+        "create": Entry(_STACK, "create", "Define a stack."),
+        "delete": Entry(_STACK, "delete", "Take a stack away."),
+    },
+)
+def stack() -> None:
+    """Where flows run, and how to choose."""
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from kitaru.errors import KitaruUsageError
+from kitaru.image import ImageSettings, image_from_text
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.output import Output
 
@@ -15,6 +16,9 @@ from kitaru.surfaces.cli.output import Output
 @click.option("--args", "arguments", metavar="JSON|@FILE", help="The flow's arguments by name.")
 @click.option("--no-wait", is_flag=True, help="Only start it; a worker or `resume` runs it.")
 @click.option("--retries", type=click.IntRange(0), help="How often the body is run again.")
+@click.option("--cache/--no-cache", default=None, help="Whether earlier results are reused.")
+@click.option("--stack", help="Where it runs; without it, where `kitaru stack current` says.")
+@click.option("--image", metavar="TEXT|JSON|@FILE", help="What its runners are to have.")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait, at most.")
 @click.pass_context
 def run(
@@ -23,6 +27,9 @@ def run(
     arguments: str | None,
     no_wait: bool,
     retries: int | None,
+    cache: bool | None,
+    stack: str | None,
+    image: str | None,
     timeout: float | None,
 ) -> None:
     """Start a flow and wait for its result.
@@ -37,7 +44,10 @@ def run(
     given = json_object(arguments, "--args", '{"url": "https://example.com"}')
     flow = load_target(target)
     bound = bind_json(flow.definition.function, given)
-    handle = flow.sync.with_options(retries=retries).run(**bound)
+    options = flow.sync.with_options(
+        retries=retries, cache=cache, stack=stack, image=image_option(image)
+    )
+    handle = options.run(**bound)
     output = Output(ctx)
     if no_wait:
         item = {"exec_id": handle.exec_id, "flow_name": flow.name}
@@ -48,6 +58,13 @@ def run(
             )
         return
     wait_for(ctx, output, handle, flow_name=flow.name, timeout=timeout)
+
+
+def image_option(text: str | None) -> ImageSettings | None:
+    """The image that an option, or the file that it names, describes; None without one."""
+    if text is None:
+        return None
+    return image_from_text(_content(text[1:]) if text.startswith("@") else text, "--image")
 
 
 def json_object(text: str | None, option: str, example: str) -> dict[str, Any]:
@@ -70,4 +87,4 @@ def _content(file: str) -> str:
         with click.open_file(file, encoding="utf-8") as stream:
             return str(stream.read())
     except (OSError, UnicodeDecodeError) as error:
-        raise KitaruUsageError(f"The arguments in {file} cannot be read: {error}") from error
+        raise KitaruUsageError(f"What is in {file} cannot be read: {error}") from error

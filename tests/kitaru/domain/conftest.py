@@ -10,9 +10,18 @@ from msgspec import Raw, Struct
 
 from kitaru.domain.execution.events import EVENT_TYPES, Event
 from kitaru.domain.values import NO_JSON, ErrorData, FrameData
+from kitaru.image import ImageSettings
 from kitaru.status import FailureOrigin
 
 WHOLE = st.integers(min_value=-(2**63), max_value=2**63 - 1)
+VARIABLES = st.dictionaries(st.from_regex(r"[A-Z_]{1,5}", fullmatch=True), st.just("x"), max_size=2)
+IMAGES = st.builds(
+    ImageSettings,
+    base_image=st.none() | st.just("python:3.12"),
+    requirements=st.none() | st.lists(st.sampled_from(["httpx", "attrs>=25"]), max_size=2),
+    environment=st.none() | VARIABLES,
+    replicate_local_python_environment=st.none() | st.booleans(),
+)
 JSON = st.sampled_from([Raw(b"1"), Raw(b'{"a":[null,"\\u00fc"]}'), Raw(b'"text"'), Raw(b"[]")])
 
 
@@ -24,6 +33,8 @@ def _of(hint: Any) -> st.SearchStrategy[Any]:
         return WHOLE
     if hint is ErrorData:
         return errors()
+    if hint is ImageSettings:
+        return IMAGES
     if isinstance(hint, type) and issubclass(hint, Struct):
         return _struct(hint)
     if origin in (typing.Union, types.UnionType):

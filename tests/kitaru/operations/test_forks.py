@@ -718,7 +718,8 @@ async def branches(start: int) -> list[int]:
         ({"begin": 1}, kitaru.KitaruUsageError, "begin"),
         ({"retries": -1}, kitaru.KitaruUsageError, "retries"),
         ({"cache": 3}, kitaru.KitaruUsageError, "cache"),
-        ({"stack": "x"}, kitaru.KitaruFeatureNotAvailableError, "stack"),
+        ({"stack": "x"}, kitaru.KitaruUsageError, "There is no stack 'x'"),
+        ({"image": "x"}, kitaru.KitaruUsageError, "image.base_image"),
         ({"idempotency_key": ""}, kitaru.KitaruUsageError, "idempotency key"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Stacks: their events, commands, state and decisions."""

@@ -1,0 +1,1 @@
+"""What an image asks for, and how each kind of stack gives it."""
