@@ -119,11 +119,15 @@ def test_what_a_terminal_would_obey_is_escaped(kitaru: Run, command: tuple[str, 
 def test_an_unknown_id_is_an_error_without_a_traceback(
     kitaru: Run, command: tuple[str, ...]
 ) -> None:
-    result = kitaru(*command, "bbbb\x1b[2J")
+    result = kitaru(*command, "bbbb-no-such-one")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: There is no execution")
-    assert is_safe(result.stderr)
     assert result.stdout == ""
+    evil = kitaru(*command, "bbbb\x1b[2J")
+    assert evil.exit_code == 1
+    assert evil.stderr.startswith("Error: An execution id must not hold control characters")
+    assert is_safe(evil.stderr)
+    assert evil.stdout == ""
 
 
 @pytest.mark.usefixtures("history")

@@ -1,0 +1,84 @@
+"""The tutorial does what it says, typed in as it stands there."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "first-flow.md"
+DEADLINE_SECONDS = 60.0
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with the tutorial's file."""
+    program = re.findall(
+        r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "report.py").write_text(program[0], "utf-8")
+    return tmp_path
+
+
+def typed(place: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """What a command answers."""
+    program = ["-m", "kitaru", *words[1:]] if words[0] == "kitaru" else [*words[1:]]
+    return subprocess.run(
+        [sys.executable, *program],
+        cwd=place,
+        env={**os.environ, "KITARU_LEASE_SECONDS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+
+
+def executions(place: Path) -> list[dict[str, Any]]:
+    listed = typed(place, "kitaru", "executions", "list", "-o", "json")
+    items: list[dict[str, Any]] = json.loads(listed.stdout)["items"]
+    return items
+
+
+def test_the_tutorial_is_killed_and_comes_back(place: Path) -> None:
+    assert ".kitaru" in typed(place, "kitaru", "init").stdout
+    first = typed(place, "python", "report.py", "to", "be", "or", "not", "to", "be")
+    assert sorted(first.stdout.split()[-3:]) == ["counting", "report.txt", "writing"]
+    assert (place / "report.txt").read_text() == "6 words\n"
+
+    (place / "pause").write_text("60\n")
+    killed = subprocess.Popen(
+        [sys.executable, "-u", "report.py", "the", "rest", "is", "silence"],
+        cwd=place,
+        env={**os.environ, "KITARU_LEASE_SECONDS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with killed:
+        assert killed.stdout is not None
+        lines = {killed.stdout.readline().strip() for _ in range(3)}
+        killed.send_signal(signal.SIGKILL)
+    assert {"counting", "writing"} < lines
+    (exec_id,) = lines - {"counting", "writing"}
+    (place / "pause").unlink()
+    assert executions(place)[0]["exec_id"] == exec_id
+
+    end = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        resumed = typed(place, "kitaru", "executions", "resume", exec_id[:8])
+        if resumed.returncode == 0:
+            break
+        assert "lease" in resumed.stderr
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    # Its first step is not done again.
+    assert "counting" not in resumed.stdout
+    assert resumed.stdout.split()[-1] == "report.txt"
+    assert (place / "report.txt").read_text() == "4 words\n"
+    assert {each["status"] for each in executions(place)} == {"completed"}
