@@ -10,6 +10,7 @@ import pytest
 from tests.crash import failpoints
 from tests.crash.victims import Victim, Zygote, torture_at_once
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KILLS = int(os.environ.get("KITARU_TEST_KILLS", "200"))
 
 
@@ -39,7 +40,6 @@ def test_a_kill_before_each_statement_of_the_first_opening(tmp_path: Path, zygot
     assert number > 20
 
 
-@pytest.mark.timeout(600)
 def test_killed_again_and_again(tmp_path: Path) -> None:
     counts = torture_at_once(tmp_path, seed=1, kills=KILLS, processes=2)
     assert counts["kills"] >= KILLS

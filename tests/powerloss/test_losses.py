@@ -9,7 +9,8 @@ from tests.preload import shim
 
 pytestmark = [
     pytest.mark.skipif(bool(shim.why_not()), reason=shim.why_not() or "-"),
-    pytest.mark.timeout(600),
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
 ]
 IMAGES = int(os.environ.get("KITARU_TEST_POWER_LOSSES", "20000"))
 

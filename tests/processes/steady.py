@@ -1,4 +1,4 @@
-"""A script whose journal's disk fails for a while: it says what it is told, and goes on."""
+"""A script whose disk fails for a while: it says what it is told, and goes on by itself."""
 
 import os
 import time

@@ -18,6 +18,7 @@ from tests.preload import shim
 
 SCRIPT = Path(__file__).with_name("steady.py")
 STEPS = 60
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Steady:

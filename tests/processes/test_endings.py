@@ -11,6 +11,7 @@ import pytest
 from journal import open_reader
 
 SCRIPT = Path(__file__).with_name("endings.py")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 GARBAGE = ("Event loop is closed", "Exception ignored", "Task was destroyed", "was never awaited")
 
 

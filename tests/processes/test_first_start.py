@@ -29,6 +29,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_twenty_processes_open_a_new_journal_at_once(tmp_path: Path, journal_file: Path) -> None:
     script = tmp_path / "script.py"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import kitaru
-from journal import Append, HeadChange, JournalUnavailable, NewEvent
+from journal import Append, CorruptJournal, HeadChange, JournalUnavailable, NewEvent
 from kitaru.domain.execution.events import ExecutionStarted, SourceReference
 from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.codec import TypeScope
@@ -121,6 +121,24 @@ async def test_an_execution_that_cannot_be_read_does_not_stop_the_others(
     bench.runtime.worker.look_now()
     await bench.ending("good")
     assert (await bench.runtime.journal.head(stream_of("bad"))).state == "running"
+
+
+async def test_a_damaged_stream_hides_none_of_the_others(bench: Any, file: Path) -> None:
+    await left(bench, "good", file, "found")
+    await left(bench, "bad", file, "other")
+    read_stream = bench.runtime.journal.read_stream
+
+    async def damaged(stream: str, **options: Any) -> Any:
+        if stream == stream_of("bad"):
+            raise CorruptJournal(stream, 1, "its payload is not bytes")
+        return await read_stream(stream, **options)
+
+    bench.runtime.journal.read_stream = damaged
+    tried: set[str] = set()
+    assert await serving._find_flows(bench.runtime, tried)
+    assert stream_of("bad") in tried
+    bench.runtime.worker.look_now()
+    await bench.ending("good")
 
 
 async def test_a_journal_that_cannot_be_read_for_a_while_does_not_end_the_worker(

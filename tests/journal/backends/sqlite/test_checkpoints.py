@@ -1,5 +1,6 @@
 """The log is moved into the database, only under the write lock, and never grows without end."""
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import cast
@@ -7,7 +8,7 @@ from typing import cast
 import pytest
 
 from journal import Append, HeadChange, NewEvent, open_journal, open_reader
-from journal.backends.sqlite import checkpoints
+from journal.backends.sqlite import checkpoints, connections
 from journal.backends.sqlite.checkpoints import Checkpoints
 from journal.backends.sqlite.connections import connect_reader, connect_writer
 from journal.backends.sqlite.journal import SqliteJournal
@@ -66,6 +67,20 @@ def test_no_connection_checkpoints_by_itself(path: str) -> None:
         assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
         connection.close()
+
+
+def test_every_transaction_that_may_write_takes_the_lock_at_once() -> None:
+    """One that takes it later fails at once where somebody else has written, however patient."""
+    folder = Path(connections.__file__).parent
+    only_read = {"reader.py", "finder.py"}
+    deferred = [
+        f"{file.name}: {line.strip()}"
+        for file in folder.glob("*.py")
+        if file.name not in only_read
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\bBEGIN\b(?! IMMEDIATE)", line) and "execute" in line
+    ]
+    assert deferred == []
 
 
 def test_a_checkpoint_is_taken_under_the_write_lock(path: str) -> None:

@@ -433,6 +433,28 @@ async def test_the_event_loop_goes_on_while_another_process_writes(path: str) ->
     await journal.close()
 
 
+async def test_two_hundred_threads_and_the_loop_write_at_once(path: str) -> None:
+    journal = await open_journal(path)
+    refused: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for version in range(3):
+                journal.append_blocking(append(f"ex-{number}", version))
+        except BaseException as error:  # told below
+            refused.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(200)]
+    for thread in threads:
+        thread.start()
+    await asyncio.gather(*(journal.append(append(f"ex-loop-{number}")) for number in range(200)))
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    assert refused == []
+    assert len(await journal.read_all(limit=2000)) == 800
+    await journal.close()
+
+
 async def test_one_that_cannot_be_written_does_not_harm_its_group(path: str) -> None:
     journal = await SqliteJournal.open(path)
 
