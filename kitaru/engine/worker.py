@@ -362,7 +362,12 @@ class Worker:
             return
         stale = self.runners.get(exec_id)
         if stale is not None:
-            # Its lease was over, or it has just let go: under the old one it records nothing more.
+            if head.owner == self.owner and lease.epoch == stale.execution.lease.epoch + 1:
+                # Its lease was over, and nobody else has had the execution since: it goes on.
+                stale.execution.lease = lease
+                self._heartbeat.add(lease, asked_at)
+                return
+            # It has lost the execution, or has just let go: it records nothing more.
             if head.owner is not None:
                 report(LogEvent.LEASE_LOST, exec_id=exec_id, epoch=stale.execution.lease.epoch)
             stale.stop()
