@@ -265,6 +265,9 @@ class AsyncRunner:
         self._live = False
         self._refused = 0
         self._suspension: asyncio.TimerHandle | None = None
+        self._park_at = 0.0
+        self._idle_version = 0
+        """The execution's version since which its body only waits."""
         self._cancel_delivered = False
 
     # the pass
@@ -1204,8 +1207,11 @@ class AsyncRunner:
             left = (due_at - self.host.journal.now()) / 1_000_000
             if left <= IDLE_SECONDS:
                 return
-        delay = min(patience, LONGEST_PATIENCE_SECONDS)
-        self._suspension = self.host.loop.call_later(delay, self._suspend)
+        if self._idle_version != self.execution.version:
+            # Looking for news that there are not does not begin the patience anew.
+            self._idle_version = self.execution.version
+            self._park_at = self.host.loop.time() + min(patience, LONGEST_PATIENCE_SECONDS)
+        self._suspension = self.host.loop.call_at(self._park_at, self._suspend)
         self.host.idle(self)
 
     def let_go(self) -> None:

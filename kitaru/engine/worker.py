@@ -442,8 +442,12 @@ class Worker:
         exec_id = exec_id_of(head.stream)
         stale = self.runners.get(exec_id)
         if stale is not None:
-            # Its lease was over, as when the process stood still, or it has just let go: under the
-            # old epoch it records nothing more.
+            if head.owner == self.owner and lease.epoch == stale.execution.lease.epoch + 1:
+                # Its lease was over, and nobody else has had the execution since: it goes on.
+                stale.execution.lease = lease
+                self._heartbeat.add(lease, asked_at)
+                return
+            # It has lost the execution, or has just let go: under the old epoch it records nothing.
             if head.owner is not None:
                 _report_lost(stale)
             self._drop_runner(stale)

@@ -208,3 +208,6 @@ async def test_an_owner_that_slept_over_its_lease_goes_on(
     await waits.give_input(bench.runtime, handle.exec_id, "number", 7)
     assert await bench.result(handle.exec_id, body) == 7
     assert ran == ["after"]
+    # It was never dropped: nobody else has had it.
+    types = [fact.type for fact in await bench.recorded(handle.exec_id)]
+    assert "execution_recovered" not in types

@@ -272,3 +272,17 @@ async def test_nested_work_in_front_of_a_wait_is_not_done_again(bench: Any) -> N
     result = await bench.result(handle.exec_id, works_then_asks)
     assert result == ["a0+a1+a2", "b0+b1+b2", 1]
     assert sorted(ran) == done
+
+
+@both
+async def test_news_for_others_do_not_keep_a_waiting_flow_in_memory(bench: Any, body: Any) -> None:
+    """Whoever looks for an answer all the time, and finds none, does not wait for longer."""
+    handle = await body.aio.run(0.5)
+    await opened(bench, handle.exec_id)
+    end = time.monotonic() + bench.DEADLINE_SECONDS
+    while (runner := bench.runtime.worker.runners.get(handle.exec_id)) is not None:
+        assert time.monotonic() < end, "it is never let go of"
+        runner.notice()
+        await asyncio.sleep(0.02)
+    await waits.give_input(bench.runtime, handle.exec_id, "number", 7)
+    assert await bench.result(handle.exec_id, body) == [7, "after"]
