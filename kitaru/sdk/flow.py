@@ -90,7 +90,6 @@ class _Source:
         given = {name: kwargs.pop(name) for name in RUN_OPTIONS if name in kwargs}
         if given:
             options = _overridden(self.name, options, given)
-        _check_place(self.name)
         return executions.prepare(
             runtime,
             self.definition,
@@ -126,6 +125,7 @@ class _Source:
         return executions.new_exec_id(self.name, options.idempotency_key), request, target
 
     def _start_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowHandle[Any]:
+        _check_place(self.name)
         runtime = current_runtime()
         prepared = self._prepare(runtime, args, kwargs)
         if prepared.event.idempotency_key is not None and runtime.on_own_loop:
@@ -138,6 +138,7 @@ class _Source:
         return FlowHandle(runtime, prepared.exec_id, self.definition.types)
 
     def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
+        _check_place(self.name)
         runtime = current_runtime()
         prepared = self._prepare(runtime, args, kwargs)
         started = _soon(runtime, executions.start(runtime, prepared))
