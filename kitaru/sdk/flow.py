@@ -105,7 +105,6 @@ class _Source:
         given = {name: kwargs.pop(name) for name in RUN_OPTIONS if name in kwargs}
         if given:
             options = _overridden(self.name, options, given)
-        _check_place(self.name)
         prepared = executions.prepare(
             runtime,
             self.definition,
@@ -143,6 +142,7 @@ class _Source:
         return executions.new_exec_id(self.name, options.idempotency_key), request, target
 
     def _start_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowHandle[Any]:
+        _check_place(self.name)
         runtime = current_runtime()
         prepared, wanted = self._prepare(runtime, args, kwargs)
         has_key = prepared.event.idempotency_key is not None
@@ -160,6 +160,7 @@ class _Source:
         return FlowHandle(runtime, prepared.exec_id, self.definition.types)
 
     def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
+        _check_place(self.name)
         runtime = current_runtime()
         prepared, wanted = self._prepare(runtime, args, kwargs)
         started = soon(runtime, placing.start(runtime, prepared, wanted))

@@ -7,6 +7,7 @@ import pytest
 
 import kitaru
 from kitaru.engine.lint import CODES, Finding, lint
+from kitaru.engine.lint.page import reference_page
 
 HEAD = """\
 import asyncio, concurrent.futures, datetime as dt, hashlib, http.client, os, os.path, pathlib
@@ -321,7 +322,7 @@ def test_folders_that_hold_nobodys_flows_are_left_out(tmp_path: Path) -> None:
 
 
 def test_our_own_flows_are_well() -> None:
-    root = Path(__file__).parents[4]
+    root = Path(__file__).parents[3]
     assert lint([str(root / "docs"), str(root / "tests" / "histories")]) == []
 
 
@@ -332,3 +333,10 @@ def test_nothing_of_what_is_looked_at_runs(tmp_path: Path) -> None:
     )
     assert lint([str(tmp_path)]) == []
     assert not (tmp_path / "canary").exists()
+
+
+def test_the_reference_page_is_made_of_the_table() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "lint-codes.md"
+    assert page.read_text(encoding="utf-8") == reference_page(), (
+        "python -m kitaru.engine.lint.page > docs/reference/lint-codes.md"
+    )
