@@ -32,8 +32,9 @@ AnyFlow = AsyncFlow[..., Any] | Flow[..., Any]
 Served = tuple[SourceReference, FlowDefinition]
 PATIENCE_SECONDS = 30.0
 """How long a body may do something of its own before it is called stuck."""
-GRACE_SECONDS = 0.25
-"""How long bodies that have ended are held back for one that still runs."""
+GRACE_SECONDS = 1.0
+"""How long bodies that have ended are held back for one that still runs, while none begins or ends:
+long enough for a machine that is busy, so that a rehearsal is the same there."""
 STILL_LOOKS = 3
 _MANY = 1_000_000
 
@@ -152,7 +153,7 @@ class World:
         """
         end = time.monotonic() + self.patience_seconds
         grace = time.monotonic() + GRACE_SECONDS
-        looks = 0
+        looks = seen = 0
         while looks < STILL_LOOKS:
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -162,10 +163,14 @@ class World:
                 looks += 1
                 continue
             looks = 0
-            if time.monotonic() > grace and running.worker.held:
+            now = time.monotonic()
+            happened = len(self.bodies.begun) + len(self.bodies.ended)
+            if happened != seen:
+                seen, grace = happened, now + GRACE_SECONDS
+            if now > grace and running.worker.held:
                 # Something takes its time: perhaps it waits for what has ended already.
                 return
-            if time.monotonic() > end:
+            if now > end:
                 raise NothingHappens(await self._told_stuck(running))
             await asyncio.sleep(0.0005)
 
