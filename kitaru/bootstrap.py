@@ -139,7 +139,7 @@ class Runtime:
                 LOCAL: LocalExecutor(self.worker.look_now),
                 PROCESS: ProcessExecutor(known),
             }
-            self._placer = Placer(self.journal, executors)
+            self._placer = Placer(self.journal, executors, self.worker.note_not_placed)
             self._placer.start()
         return self._placer
 

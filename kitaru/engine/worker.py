@@ -466,6 +466,20 @@ class Worker:
         )
         await self._record(execution, ReportNotLoaded(problem, self.journal.now()))
 
+    async def note_not_placed(self, exec_id: str, problem: str) -> None:
+        """Records why an execution's stack could give it no runner, so that people see it, and that
+        it is left alone for a while. Raises JournalError."""
+        query = ClaimQuery(
+            category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
+        )
+        for head, lease in await self.journal.claim(query):
+            recorded = await self.journal.read_stream(head.stream)
+            state = fold(ABSENT, [decode_event(fact) for fact in recorded])
+            if not state.is_finished:
+                claimed = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
+                await self._record(claimed, ReportNotLoaded(problem, self.journal.now()))
+            await self._release(lease)
+
     async def _unfit(self, execution: OwnedExecution, error: KitaruUsageError) -> None:
         """Nobody can make of its inputs what the flow wants: it has failed."""
         command = FailAttempt(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ from kitaru.domain.execution.state import STACK_ROUTES
 from kitaru.engine.deployed import code_of
 from kitaru.engine.executions import CATEGORY, exec_id_of
 from kitaru.engine.upcasts import decode_event
-from kitaru.errors import KitaruError
+from kitaru.errors import KitaruError, KitaruStateError
 from kitaru.image import NO_IMAGE
 from kitaru.stacks.port import Executor, Work
 from kitaru.telemetry import LogEvent, report
@@ -40,8 +40,15 @@ class Placer:
     Runners go on when it is closed.
     """
 
-    def __init__(self, journal: Journal, executors: Mapping[str, Executor]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        executors: Mapping[str, Executor],
+        tell: Callable[[str, str], Awaitable[None]],
+    ) -> None:
         self._journal = journal
+        self._tell = tell
+        """Records, for an execution, why it could not be placed."""
         self.executors = executors
         self._free_since: dict[str, float] = {}
         """When an execution was first seen that is due and that nobody has, by stream."""
@@ -92,9 +99,10 @@ class Placer:
         exec_id = exec_id_of(head.stream)
         try:
             await self.place_head(head)
-        except (KitaruError, KeyError) as error:
+        except KitaruError as error:
             self._note_failure(head.stream)
             report(LogEvent.EXECUTION_NOT_PLACED, exec_id=exec_id, error=str(error))
+            await self._tell(exec_id, f"its stack cannot give it a runner: {error}")
 
     async def _work(self, head: Head) -> tuple[str, Work]:
         recorded = await self._journal.read_stream(head.stream)
@@ -103,6 +111,11 @@ class Placer:
         assert isinstance(started, ExecutionStarted)
         stack = started.options.stack
         assert stack is not None
+        if stack.type not in self.executors:
+            raise KitaruStateError(
+                f"this version of Kitaru has no stacks of type {stack.type!r}; use the one that "
+                "started it, or a later one"
+            )
         deployment = code_of(events).deployment
         work = Work(
             exec_id=exec_id_of(head.stream),
