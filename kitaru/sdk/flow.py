@@ -105,16 +105,17 @@ class _Source:
         if given:
             options = _overridden(self.name, options, given)
         _check_place(self.name)
+        config = settings.in_force()
         prepared = executions.prepare(
             runtime,
             self.definition,
             self.reference,
             self._fingerprint,
             self.definition.binder.name_all(args, kwargs),
-            _frozen(options),
+            _frozen(options, config),
             options.idempotency_key,
         )
-        return prepared, _wanted(self.name, options)
+        return prepared, _wanted(self.name, options, config)
 
     def _prepare_fork(
         self, exec_id: str, anchor: str, overrides: Any, given: dict[str, Any], inputs: Any
@@ -593,9 +594,11 @@ def _overridden(flow: str, options: RunOptions, given: dict[str, Any]) -> RunOpt
     return changed
 
 
-def _wanted(flow: str, options: RunOptions) -> placing.Wanted:
+def _wanted(
+    flow: str, options: RunOptions, config: settings.KitaruConfig | None = None
+) -> placing.Wanted:
     """Where a run is to go: what it and its flow say stands above all other layers."""
-    config = settings.in_force()
+    config = config or settings.in_force()
     image = config.image if options.image is None else options.image.over(config.image)
     if options.stack is None:
         return placing.Wanted(config.stack, config.origins["stack"], image)
@@ -603,8 +606,8 @@ def _wanted(flow: str, options: RunOptions) -> placing.Wanted:
     return placing.Wanted(options.stack.strip(), origin, image)
 
 
-def _frozen(options: RunOptions) -> FrozenOptions:
-    config = settings.in_force()
+def _frozen(options: RunOptions, config: settings.KitaruConfig | None = None) -> FrozenOptions:
+    config = config or settings.in_force()
     return FrozenOptions(
         retries=config.retries if options.retries is None else options.retries,
         cache=_cache(config) if options.cache is None else options.cache,
