@@ -530,6 +530,10 @@ async def _resume_elsewhere(runtime: Runtime, exec_id: str, head: Head) -> None:
     await append_decided(
         runtime, exec_id, lambda past: Reopen("load") if fold(ABSENT, past).load_failures else None
     )
+    after = await _head(runtime, exec_id)
+    if after.due_at is None or after.due_at > runtime.journal.now():
+        await pool.run_one(head.route, exec_id)
+        return
     try:
         await pool.look()
     except JournalError as error:

@@ -37,7 +37,11 @@ def run(spec: RunnerSpec) -> None:
 
 async def _run(spec: RunnerSpec) -> None:
     runtime = await Runtime.open(
-        spec.journal, spec.lease_seconds, route=spec.route, bundle=spec.bundle
+        spec.journal,
+        spec.lease_seconds,
+        route=spec.route,
+        bundle=spec.bundle,
+        polls=not spec.exec_id,
     )
     try:
         # What a checkpoint's body asks of Kitaru, it asks of this runtime.

@@ -161,11 +161,12 @@ class _Source:
         tags: Mapping[str, bool] | None,
         default_on_first: bool,
     ) -> AsyncDeployment[Any]:
+        _check_place(self.name)
         wanted = {DEFAULT_TAG: True} if tags is None else tags
 
         async def deploy(runtime: Runtime) -> DeployedVersion:
             # Packing reads a whole tree, and git has its say: not on the loop.
-            made = await asyncio.to_thread(self._package, runtime, args, kwargs, options)
+            made = await asyncio.to_thread(self.packaged, runtime, args, kwargs, options)
             return await deployments.deploy(
                 runtime, self.name, made, tags=wanted, default_on_first=default_on_first
             )
@@ -192,9 +193,16 @@ class _Source:
             idempotency_key=idempotency_key,
         )
 
-    def _package(
-        self, runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any], options: RunOptions
+    def packaged(
+        self,
+        runtime: Runtime,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: RunOptions,
+        *,
+        needs_inputs: bool = True,
     ) -> packaging.Package:
+        """The flow's project as a version that could be deployed; for the command line."""
         options = _overridden(self.name, self._options, asdict(options))
         return packaging.package(
             self.definition,
@@ -204,6 +212,7 @@ class _Source:
             args,
             kwargs,
             runtime.url,
+            needs_inputs=needs_inputs,
         )
 
     def _refuse_call(self) -> NoReturn:

@@ -22,6 +22,15 @@ _CACHE = click.option("--cache/--no-cache", default=None, help="Whether results 
 @_INPUT
 @_RETRIES
 @_CACHE
+@click.option("--check", is_flag=True, help="Deploy nothing; tell which executions this code fits.")
+@click.option("--move-safe", is_flag=True, help="Move unfinished executions that this code fits.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="With these two: how long a flow's body may take to its next call.",
+)
 @click.pass_context
 def deploy(
     ctx: click.Context,
@@ -31,16 +40,36 @@ def deploy(
     inputs: str | None,
     retries: int | None,
     cache: bool | None,
+    check: bool,
+    move_safe: bool,
+    seconds: float,
 ) -> None:
     """Deploy a flow as its next version, and let a tag lead to it.
 
     TARGET is path/to/file.py:flow or module:flow. The whole project is deployed: the folder that
     `kitaru init` has marked, or that has a pyproject.toml, without what .kitaruignore names.
+
+    With --check every unfinished execution of the flow is replayed against this code, in a process
+    of its own and without any effect: each is told safe, diverging at a place in the code, or
+    unknown beyond an event. The exit code is 0 when all are safe, 3 when one diverges, and 4 when
+    none does and one is unknown.
     """
     from kitaru.domain.deployment.state import DEFAULT_TAG
 
     tags = {tag: exclusive or tag == DEFAULT_TAG}
-    _deploy(ctx, target, inputs, retries, cache, tags, default_on_first=True)
+    if check and move_safe:
+        raise click.UsageError("Give either --check, which changes nothing, or --move-safe.")
+    if not check and not move_safe:
+        _deploy(ctx, target, inputs, retries, cache, tags, default_on_first=True)
+        return
+    from kitaru.surfaces.cli.rollout import check_only, deploy_and_move
+
+    flow = _flow(target, retries, cache)
+    given = json_object(inputs, "--input", '{"url": "https://example.com"}')
+    if check:
+        check_only(ctx, flow, seconds)
+    else:
+        deploy_and_move(ctx, flow, _bound(flow, given), tags, seconds)
 
 
 @click.command(cls=Command)
@@ -69,16 +98,20 @@ def _deploy(
     *,
     default_on_first: bool,
 ) -> None:
-    from kitaru.engine.source import load_target
     from kitaru.surfaces.cli.deployment_text import deployed_text
 
     given = json_object(inputs, "--input", '{"url": "https://example.com"}')
-    flow = load_target(target)
-    bound = _bound(flow, given)
-    deployment = flow.sync.with_options(retries=retries, cache=cache).deploy(
-        **bound, tags=tags, publish_default_on_first_deploy=default_on_first
+    flow = _flow(target, retries, cache)
+    deployment = flow.deploy(
+        **_bound(flow, given), tags=tags, publish_default_on_first_deploy=default_on_first
     )
     Output(ctx).item(deployment.details, lambda: deployed_text(deployment.details))
+
+
+def _flow(target: str, retries: int | None, cache: bool | None) -> Any:
+    from kitaru.engine.source import load_target
+
+    return load_target(target).sync.with_options(retries=retries, cache=cache)
 
 
 def _bound(flow: Any, given: dict[str, Any]) -> dict[str, Any]:
