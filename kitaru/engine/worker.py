@@ -90,6 +90,7 @@ class Worker:
         owner: str,
         lease_seconds: float,
         route: str = "",
+        polls: bool = True,
     ) -> None:
         self.journal = journal
         self.codec = codec
@@ -99,6 +100,8 @@ class Worker:
         self.lease_seconds = lease_seconds
         self.route = route
         """With one, this worker runs what is on it, whatever its flow."""
+        self._polls = polls
+        """Whether it takes more than it is given by `take_over`."""
         self.load_failures = 0
         """How often code could not be loaded here."""
         self.runners: dict[str, Runner] = {}
@@ -360,7 +363,7 @@ class Worker:
 
     async def _poll(self) -> None:
         names = None if self.route else self.registry.names
-        if names == []:
+        if names == [] or not self._polls:
             return
         asked_at = time.monotonic()
         query = ClaimQuery(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from kitaru import settings
 from kitaru.bootstrap import Runtime, blocking, current_runtime
@@ -173,13 +173,12 @@ class _Source:
         tags: Mapping[str, bool] | None,
         default_on_first: bool,
     ) -> AsyncDeployment[Any]:
+        _check_place(self.name)
         led_by = {DEFAULT_TAG: True} if tags is None else tags
 
         async def deploy(runtime: Runtime) -> DeployedVersion:
             # Packing reads a whole tree, and git has its say: not on the loop.
-            placement = await placing.find(runtime, _wanted(self.name, options))
-            frozen = placement.onto(_frozen(options))
-            made = await asyncio.to_thread(self._package, runtime, args, kwargs, frozen)
+            made = await asyncio.to_thread(self.packaged, runtime, args, kwargs, options)
             return await deployments.deploy(
                 runtime, self.name, made, tags=led_by, default_on_first=default_on_first
             )
@@ -206,21 +205,31 @@ class _Source:
             idempotency_key=idempotency_key,
         )
 
-    def _package(
+    def packaged(
         self,
         runtime: Runtime,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        options: FrozenOptions,
+        options: RunOptions,
+        *,
+        needs_inputs: bool = True,
     ) -> packaging.Package:
+        """The flow's project as a version that could be deployed; for the command line.
+
+        On a thread that may block: its image is made when it is new.
+        """
+        options = _overridden(self.name, self._options, asdict(options))
+        wanted = _wanted(self.name, options)
+        placement = blocking(runtime, lambda: placing.find(runtime, wanted))
         return packaging.package(
             self.definition,
             self.reference,
             self._fingerprint,
-            options,
+            placement.onto(_frozen(options)),
             args,
             kwargs,
             runtime.url,
+            needs_inputs=needs_inputs,
         )
 
     def _refuse_call(self) -> NoReturn:

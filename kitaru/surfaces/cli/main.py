@@ -27,6 +27,7 @@ _DEPLOY = f"{_HERE}.deploy"
             f"{_HERE}.histories", "check", "Replay recorded histories against today's code."
         ),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
+        "candidate": Entry(f"{_HERE}.candidate", "candidate", "Judge by a bundle.", True),
         "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
         "stack": Entry(f"{_HERE}.main", "stack", "Where flows run, and how to choose."),
