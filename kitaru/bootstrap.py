@@ -49,12 +49,18 @@ class Runtime:
 
     @classmethod
     async def open(
-        cls, url: str, lease_seconds: float, *, route: str = "", bundle: str = ""
+        cls,
+        url: str,
+        lease_seconds: float,
+        *,
+        route: str = "",
+        bundle: str = "",
+        polls: bool = True,
     ) -> "Runtime":
         """Opens the journal and starts working. Raises KitaruBackendError.
 
         With a `route` only executions on it are run, whatever their flow; with a `bundle` (its
-        digest) by the code that is in it.
+        digest) by the code that is in it. Without `polls` it runs only what it is told to.
         """
         try:
             journal = await open_journal(url)
@@ -89,6 +95,7 @@ class Runtime:
             owner=_new_owner(),
             lease_seconds=lease_seconds,
             route=route,
+            polls=polls,
         )
         worker.start()
         return cls(journal, worker, codec, url)
@@ -157,7 +164,7 @@ class Runtime:
                 LOCAL: LocalExecutor(self.worker.look_now),
                 PROCESS: ProcessExecutor(known),
             }
-            self._placer = Placer(self.journal, executors)
+            self._placer = Placer(self.journal, executors, self.worker.note_not_placed)
             self._placer.start()
         return self._placer
 

@@ -901,12 +901,12 @@ class AsyncRunner:
         self.host.watch_duration(attempt)
 
     def _run_body(self, call: Call, context: contextvars.Context) -> "asyncio.Future[Any]":
+        context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
         if call.definition.isolated:
             if self._isolates:
                 attempt = IsolatedAttempt(call, self.host.codec, self)
-                return self.host.in_thread(lambda: self._run_isolated(attempt, call))
+                return self.host.in_thread(lambda: context.run(self._run_isolated, attempt, call))
             tell_inline(call.definition, self.exec_id)
-        context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
         body = self.host.body_of(self.execution, call)
         if call.definition.asynchronous:
             return self.host.loop.create_task(_run_async(body), context=context)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -69,6 +69,23 @@ class OwnCode:
         return code.source
 
 
+class UnpackedCode:
+    """The files of a bundle in a folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def source_of(self, source: SourceReference, import_roots: Sequence[str]) -> SourceReference:
+        """Where the code is, whose modules can be imported from now on."""
+        for root in reversed(import_roots):
+            _put_on_path(_inside(self._folder, root))
+        return replace(
+            source,
+            file=_inside(self._folder, source.file),
+            root=_inside(self._folder, source.root),
+        )
+
+
 class BundledCode:
     """A process that runs what one bundle says."""
 
@@ -84,14 +101,8 @@ class BundledCode:
             raise KitaruStateError(
                 f"This process has bundle {self._bundle[:12]}, and the execution runs other code."
             )
-        folder = self._folder or await self._unpacked()
-        for root in reversed(deployment.import_roots):
-            _put_on_path(_inside(folder, root))
-        return replace(
-            code.source,
-            file=_inside(folder, code.source.file),
-            root=_inside(folder, code.source.root),
-        )
+        unpacked = UnpackedCode(self._folder or await self._unpacked())
+        return unpacked.source_of(code.source, deployment.import_roots)
 
     async def _unpacked(self) -> str:
         try:

@@ -4,6 +4,7 @@ Only the runner records what came of one, under its lease: a process whose runne
 execution can do nothing that counts, and is ended.
 """
 
+import codecs
 import contextlib
 import os
 import select
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -87,16 +88,24 @@ class IsolatedAttempt:
                 return Delivery(error=KitaruCheckpointProcessError(f"{problem}: {error}"))
             requests_read.close()
             answers_write.close()
+            printed = _Printed(process)
             try:
                 return self._converse(
-                    process, framed(request), requests_write.fd, answers_read.fd, should_end
+                    process,
+                    printed,
+                    framed(request),
+                    requests_write.fd,
+                    answers_read.fd,
+                    should_end,
                 )
             finally:
                 _end(process)
+                printed.close()
 
     def _converse(
         self,
         process: "subprocess.Popen[bytes]",
+        printed: "_Printed",
         request: bytes,
         writing: int,
         reading: int,
@@ -112,19 +121,22 @@ class IsolatedAttempt:
                         f"The process of checkpoint {self._call.path!r} was ended: {self._killed}."
                     )
                 )
-            # Both ways at once: a large request must not wait for a body that talks already.
+            # All ways at once: a large request must not wait for a body that talks already.
             wanted = [writing] if left else []
-            readable, writable, _ = select.select([reading], wanted, [], LOOK_SECONDS)
+            readable, writable, _ = select.select(
+                [reading, *printed.open], wanted, [], LOOK_SECONDS
+            )
             if writable:
                 try:
                     left = left[os.write(writing, left) :]
                 except BrokenPipeError:
                     left = left[:0]
-            if not readable:
-                if not _has_ended(process) or select.select([reading], [], [], 0)[0]:
-                    continue
-                # Something that it has started may keep the pipe open.
-                return Delivery(error=self._died(process))
+            printed.pass_on(readable)
+            if reading not in readable:
+                # Something that it has started may keep the pipes open.
+                if _has_ended(process) and not select.select([reading], [], [], 0)[0]:
+                    return Delivery(error=self._died(process))
+                continue
             data = os.read(reading, READ_AT_ONCE)
             if not data:
                 return Delivery(error=self._died(process))
@@ -187,6 +199,42 @@ def _reference(call: Call) -> SourceReference:
     return reference
 
 
+class _Printed:
+    """What the process prints is printed here, where it is known which call it belongs to."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._pipes = (process.stdout, process.stderr)
+        self._open: dict[int, tuple[codecs.IncrementalDecoder, str]] = {
+            pipe.fileno(): (codecs.getincrementaldecoder("utf-8")("replace"), name)
+            for pipe, name in zip(self._pipes, ("stdout", "stderr"), strict=True)
+        }
+
+    @property
+    def open(self) -> list[int]:
+        """The pipes in which something may come."""
+        return list(self._open)
+
+    def pass_on(self, readable: Sequence[int]) -> None:
+        """Prints what has come in these pipes."""
+        for fd in [fd for fd in readable if fd in self._open]:
+            decoder, name = self._open[fd]
+            data = os.read(fd, READ_AT_ONCE)
+            if not data:
+                del self._open[fd]
+            getattr(sys, name).write(decoder.decode(data, final=not data))
+
+    def close(self) -> None:
+        """Prints what is left; the process has ended."""
+        while readable := select.select(self.open, [], [], 0)[0]:
+            self.pass_on(readable)
+        for pipe in self._pipes:
+            pipe.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
 class _End:
     """One end of a pipe."""
 
@@ -211,6 +259,8 @@ def _start(reading: int, writing: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603 - our own command, without a shell
         [sys.executable, "-P", "-m", "kitaru.engine.isolated_child", str(reading), str(writing)],
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         pass_fds=(reading, writing),
         # So that all that it starts can be ended with it.
         start_new_session=True,

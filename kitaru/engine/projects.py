@@ -4,7 +4,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kitaru.domain.deployment.events import Commit, EntryPoint
@@ -15,6 +15,7 @@ from kitaru.engine.source import SourceNotLoadable
 MARKER = ".kitaru"
 PYPROJECT = "pyproject.toml"
 GIT_SECONDS = 10
+STARTING = ("run", "deploy", "invoke", "replay")
 
 
 def project_root(file: str) -> str:
@@ -85,6 +86,39 @@ def defines_flow(content: bytes, qualname: str) -> bool:
         and bool(node.decorator_list)
         for node in ast.walk(tree)
     )
+
+
+def start_at_top_level(content: bytes, flow: str) -> int:
+    """The line at which loading a file of Python runs, deploys or invokes a flow; 0: nowhere."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError):
+        return 0
+    for node in _loaded(tree.body):
+        if isinstance(node, ast.Call) and _starts(node.func, flow):
+            return node.lineno
+    return 0
+
+
+def _starts(called: ast.expr, flow: str) -> bool:
+    """Whether it is ``flow.run``, ``flow.aio.deploy`` and the like."""
+    if not isinstance(called, ast.Attribute) or called.attr not in STARTING:
+        return False
+    owner = called.value
+    while isinstance(owner, ast.Attribute):
+        owner = owner.value
+    return isinstance(owner, ast.Name) and owner.id == flow
+
+
+def _loaded(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """What runs when a file is loaded: no function's body, and nothing behind the main guard."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from _loaded(ast.iter_child_nodes(node))
 
 
 def commit_of(root: str) -> Commit | None:

@@ -35,6 +35,7 @@ from kitaru.engine.divergence import Asked, Mismatch
 from kitaru.engine.executions import OwnedExecution, exec_id_of, fold, owned_execution
 from kitaru.engine.history import History, Outcome, RecordedFact
 from kitaru.engine.runner import Loaded, Runner, Started
+from kitaru.engine.schema import convert_json
 from kitaru.engine.source import main_module_of
 from kitaru.engine.sync_runner import CallFuture, SyncRunner
 from kitaru.engine.values import Blobs
@@ -195,6 +196,8 @@ class Rehearsal:
         data: Any = stored.json if stored.blob is None else self._read_blob(stored.blob)
         try:
             arguments: dict[str, Any] = self.codec.decode(data, definition.types)
+            plain = {name: arguments[name] for name in started.plain if name in arguments}
+            arguments = {**arguments, **convert_json(definition.function, plain)}
         except KitaruError as error:
             raise _Undecodable(f"the flow's arguments cannot be decoded: {error}") from error
         state = fold(ABSENT, [event for _, _, event in self._facts])

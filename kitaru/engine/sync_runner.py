@@ -1151,12 +1151,13 @@ class SyncRunner:
         return outcomes[0]
 
     def _run_here(self, call: Call) -> Delivery:
-        if call.definition.isolated:
-            if self._isolates:
-                return IsolatedAttempt(call, self.host.codec, self).run(self._why_end)
-            tell_inline(call.definition, self.exec_id)
         context = contextvars.copy_context() if call.context is None else call.context.copy()
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
+        if call.definition.isolated:
+            if self._isolates:
+                attempt = IsolatedAttempt(call, self.host.codec, self)
+                return context.run(attempt.run, self._why_end)
+            tell_inline(call.definition, self.exec_id)
         body = self.host.body_of(self.execution, call)
         with self.changed:
             self.bodies += 1

@@ -96,6 +96,7 @@ class Worker:
         owner: str,
         lease_seconds: float,
         route: str = "",
+        polls: bool = True,
     ) -> None:
         self.journal = journal
         self.codec = codec
@@ -105,6 +106,8 @@ class Worker:
         self.lease_seconds = lease_seconds
         self.route = route
         """With one, this worker runs what is on it, whatever its flow."""
+        self._polls = polls
+        """Whether it takes more than it is given by `take_over`."""
         self.load_failures = 0
         """How often code could not be loaded here."""
         self.runners: dict[str, Runner] = {}
@@ -394,7 +397,7 @@ class Worker:
 
     async def _poll(self) -> None:
         names = None if self.route else self.registry.names
-        if names == []:
+        if names == [] or not self._polls:
             return
         if self._unloadable and self._served != self.registry.count:
             # A flow that was missing may be among those that came.
@@ -536,6 +539,20 @@ class Worker:
             error=problem,
         )
         await self._record(execution, ReportNotLoaded(problem, self.journal.now()))
+
+    async def note_not_placed(self, exec_id: str, problem: str) -> None:
+        """Records why an execution's stack could give it no runner, so that people see it, and that
+        it is left alone for a while. Raises JournalError."""
+        query = ClaimQuery(
+            category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
+        )
+        for head, lease in await self.journal.claim(query):
+            recorded = await self.journal.read_stream(head.stream)
+            state = fold(ABSENT, [decode_event(fact) for fact in recorded])
+            if not state.is_finished:
+                claimed = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
+                await self._record(claimed, ReportNotLoaded(problem, self.journal.now()))
+            await self._release(lease)
 
     async def _unfit(self, execution: OwnedExecution, error: KitaruUsageError) -> None:
         """Nobody can make of its inputs what the flow wants: it has failed."""

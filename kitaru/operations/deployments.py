@@ -223,12 +223,7 @@ async def _started(
     given = await merged(runtime, invocation.flow, facts, facts.defaults, (), invocation.inputs)
     event = ExecutionStarted(
         flow=invocation.flow,
-        source=SourceReference(
-            module=facts.entry.module,
-            qualname=facts.entry.qualname,
-            file=facts.entry.file,
-            root=facts.entry.root,
-        ),
+        source=source_of(facts),
         arguments=given.value,
         arguments_digest=given.digest,
         asynchronous=facts.asynchronous,
@@ -240,6 +235,14 @@ async def _started(
         plain=given.plain,
     )
     return event, given.blobs
+
+
+def source_of(facts: VersionDeployed) -> SourceReference:
+    """Where the flow is in the version's bundle."""
+    entry = facts.entry
+    return SourceReference(
+        module=entry.module, qualname=entry.qualname, file=entry.file, root=entry.root
+    )
 
 
 def reference_of(flow: str, facts: VersionDeployed) -> DeploymentReference:

@@ -606,11 +606,15 @@ async def _resume_elsewhere(runtime: Runtime, exec_id: str, head: Head) -> None:
     await append_decided(
         runtime, exec_id, lambda past: Reopen("load") if fold(ABSENT, past).load_failures else None
     )
+    after = await _head(runtime, exec_id)
+    is_due = after.due_at is not None and after.due_at <= runtime.journal.now()
     try:
         if on_stack:
-            await runtime.placer.place_head(head)
-        else:
+            await runtime.placer.place_head(after)
+        elif is_due:
             await runtime.pool.look()
+        else:
+            await runtime.pool.run_one(head.route, exec_id)
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
 

@@ -10,7 +10,15 @@ from msgspec import Struct
 from kitaru import settings
 from kitaru.settings import KitaruConfig
 
-OPTIONS = ("journal", "stack", "cache", "retries", "lease_seconds")
+OPTIONS = (
+    "journal",
+    "stack",
+    "cache",
+    "retries",
+    "lease_seconds",
+    "runners",
+    "runner_idle_seconds",
+)
 
 
 class Setting(Struct, frozen=True):

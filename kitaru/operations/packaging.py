@@ -12,7 +12,13 @@ from kitaru.domain.execution.events import FrozenOptions, SourceReference
 from kitaru.engine.bundles import Bundle, bundle_of
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
-from kitaru.engine.projects import commit_of, deployable, entry_point, project_root
+from kitaru.engine.projects import (
+    commit_of,
+    deployable,
+    entry_point,
+    project_root,
+    start_at_top_level,
+)
 from kitaru.engine.schema import input_schema
 from kitaru.engine.values import Blobs, stored
 from kitaru.errors import KitaruDeploymentInputValuesError, KitaruUsageError
@@ -49,6 +55,8 @@ def package(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     journal: str,
+    *,
+    needs_inputs: bool = True,
 ) -> Package:
     """A version of this flow as it is in its files now; the arguments are its default inputs.
 
@@ -59,7 +67,8 @@ def package(
     flow = definition.name
     _check_parameters(definition)
     deployable(reference, flow)
-    named = _named(definition, args, kwargs)
+    _check_guard(reference, flow)
+    named = _named(definition, args, kwargs) if needs_inputs else {}
     data = Codec().encode(named, where="arguments", types=definition.types)
     defaults, blobs = stored(data)
     root, bundle = project_bundle(reference, journal)
@@ -88,6 +97,18 @@ def _check_parameters(definition: FlowDefinition) -> None:
         raise KitaruUsageError(
             f"Flow {definition.name!r} cannot be deployed: its parameter {taken[0]!r} has the name "
             "of an option of deploy() or invoke(); rename it."
+        )
+
+
+def _check_guard(reference: SourceReference, flow: str) -> None:
+    """What a file starts when it is loaded, it would start in every runner that loads it."""
+    with open(reference.file, "rb") as file:
+        line = start_at_top_level(file.read(), reference.qualname)
+    if line:
+        raise KitaruUsageError(
+            f"Flow {flow!r} cannot be deployed: {reference.file}:{line} starts or deploys it "
+            "whenever the file is loaded, and so in every runner. Put that behind "
+            '`if __name__ == "__main__":`, or into a file of its own.'
         )
 
 

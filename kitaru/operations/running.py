@@ -36,9 +36,13 @@ def run(spec: RunnerSpec) -> None:
 
 
 async def _run(spec: RunnerSpec) -> None:
-    # Whoever runs one execution claims that alone: its route leads to no other.
-    route = f"execution:{spec.exec_id}" if spec.exec_id else spec.route
-    runtime = await Runtime.open(spec.journal, spec.lease_seconds, route=route, bundle=spec.bundle)
+    runtime = await Runtime.open(
+        spec.journal,
+        spec.lease_seconds,
+        route=spec.route,
+        bundle=spec.bundle,
+        polls=not spec.exec_id,
+    )
     try:
         # What a checkpoint's body asks of Kitaru, it asks of this runtime.
         set_explicit(runtime)

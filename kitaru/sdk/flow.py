@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from kitaru import settings
 from kitaru.bootstrap import Runtime, blocking, current_runtime
@@ -105,16 +105,17 @@ class _Source:
         given = {name: kwargs.pop(name) for name in RUN_OPTIONS if name in kwargs}
         if given:
             options = _overridden(self.name, options, given)
+        config = settings.in_force()
         prepared = executions.prepare(
             runtime,
             self.definition,
             self.reference,
             self._fingerprint,
             self.definition.binder.name_all(args, kwargs),
-            _frozen(options),
+            _frozen(options, config),
             options.idempotency_key,
         )
-        return prepared, _wanted(self.name, options)
+        return prepared, _wanted(self.name, options, config)
 
     def _prepare_fork(
         self, exec_id: str, anchor: str, overrides: Any, given: dict[str, Any], inputs: Any
@@ -174,13 +175,12 @@ class _Source:
         tags: Mapping[str, bool] | None,
         default_on_first: bool,
     ) -> AsyncDeployment[Any]:
+        _check_place(self.name)
         led_by = {DEFAULT_TAG: True} if tags is None else tags
 
         async def deploy(runtime: Runtime) -> DeployedVersion:
             # Packing reads a whole tree, and git has its say: not on the loop.
-            placement = await placing.find(runtime, _wanted(self.name, options))
-            frozen = placement.onto(_frozen(options))
-            made = await asyncio.to_thread(self._package, runtime, args, kwargs, frozen)
+            made = await asyncio.to_thread(self.packaged, runtime, args, kwargs, options)
             return await deployments.deploy(
                 runtime, self.name, made, tags=led_by, default_on_first=default_on_first
             )
@@ -207,21 +207,31 @@ class _Source:
             idempotency_key=idempotency_key,
         )
 
-    def _package(
+    def packaged(
         self,
         runtime: Runtime,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        options: FrozenOptions,
+        options: RunOptions,
+        *,
+        needs_inputs: bool = True,
     ) -> packaging.Package:
+        """The flow's project as a version that could be deployed; for the command line.
+
+        On a thread that may block: its image is made when it is new.
+        """
+        options = _overridden(self.name, self._options, asdict(options))
+        wanted = _wanted(self.name, options)
+        placement = blocking(runtime, lambda: placing.find(runtime, wanted))
         return packaging.package(
             self.definition,
             self.reference,
             self._fingerprint,
-            options,
+            placement.onto(_frozen(options)),
             args,
             kwargs,
             runtime.url,
+            needs_inputs=needs_inputs,
         )
 
     def _refuse_call(self) -> NoReturn:
@@ -602,9 +612,11 @@ def _overridden(flow: str, options: RunOptions, given: dict[str, Any]) -> RunOpt
     return changed
 
 
-def _wanted(flow: str, options: RunOptions) -> placing.Wanted:
+def _wanted(
+    flow: str, options: RunOptions, config: settings.KitaruConfig | None = None
+) -> placing.Wanted:
     """Where a run is to go: what it and its flow say stands above all other layers."""
-    config = settings.in_force()
+    config = config or settings.in_force()
     image = config.image if options.image is None else options.image.over(config.image)
     if options.stack is None:
         return placing.Wanted(config.stack, config.origins["stack"], image)
@@ -612,8 +624,8 @@ def _wanted(flow: str, options: RunOptions) -> placing.Wanted:
     return placing.Wanted(options.stack.strip(), origin, image)
 
 
-def _frozen(options: RunOptions) -> FrozenOptions:
-    config = settings.in_force()
+def _frozen(options: RunOptions, config: settings.KitaruConfig | None = None) -> FrozenOptions:
+    config = config or settings.in_force()
     return FrozenOptions(
         retries=config.retries if options.retries is None else options.retries,
         cache=_cache(config) if options.cache is None else options.cache,

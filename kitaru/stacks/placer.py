@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -13,15 +13,15 @@ from kitaru.domain.execution.state import STACK_ROUTES
 from kitaru.engine.deployed import code_of
 from kitaru.engine.executions import CATEGORY, exec_id_of
 from kitaru.engine.upcasts import decode_event
-from kitaru.errors import KitaruError
+from kitaru.errors import KitaruError, KitaruStateError
 from kitaru.image import NO_IMAGE
 from kitaru.stacks.port import Executor, Work
 from kitaru.telemetry import LogEvent, report
 
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0
-"""How long an execution may be free before another process than its starter's places it: so long a
-runner takes to come up."""
+"""How long a new execution may be free before another process than its starter's places it: so long
+a runner takes to come up. One that had a runner already is placed at once by whoever sees it."""
 PAGE = 200
 LONGEST_PAUSE_SECONDS = 60.0
 
@@ -40,8 +40,15 @@ class Placer:
     Runners go on when it is closed.
     """
 
-    def __init__(self, journal: Journal, executors: Mapping[str, Executor]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        executors: Mapping[str, Executor],
+        tell: Callable[[str, str], Awaitable[None]],
+    ) -> None:
         self._journal = journal
+        self._tell = tell
+        """Records, for an execution, why it could not be placed."""
         self.executors = executors
         self._free_since: dict[str, float] = {}
         """When an execution was first seen that is due and that nobody has, by stream."""
@@ -66,9 +73,12 @@ class Placer:
         for executor in self.executors.values():
             executor.ended()
 
-    async def place(self, kind: str, work: Work, secrets: dict[str, str]) -> None:
-        """Places an execution at once. Raises KitaruError when no runner can be started."""
-        await asyncio.to_thread(self.executors[kind].place, work, secrets)
+    async def place(self, kind: str, work: Work, secrets: dict[str, str]) -> bool:
+        """Places an execution at once; False when there is no room for it now.
+
+        Raises KitaruError when no runner can be started.
+        """
+        return await asyncio.to_thread(self.executors[kind].place, work, secrets)
 
     async def look(self, patience: float = PATIENCE_SECONDS) -> None:
         """One look at what is due, with a runner placed wherever one is missing."""
@@ -77,24 +87,32 @@ class Placer:
         now = time.monotonic()
         known = self._free_since
         self._free_since = {head.stream: known.get(head.stream, now) for head in free}
+        full: set[str] = set()
         # The longest free first: there may not be room for all.
         for head in sorted(free, key=lambda head: self._free_since[head.stream]):
             failures = self._failures.get(head.stream, _Failures())
-            if now - self._free_since[head.stream] >= patience and now >= failures.not_before:
-                await self._place(head)
+            waited = now - self._free_since[head.stream]
+            is_time = (waited >= patience or head.epoch) and now >= failures.not_before
+            if is_time and head.route not in full and not await self._place(head):
+                full.add(head.route)
 
-    async def place_head(self, head: Head) -> None:
-        """Places the execution of this head. Raises KitaruError when no runner can be started."""
+    async def place_head(self, head: Head) -> bool:
+        """Places the execution of this head; False when there is no room for it now.
+
+        Raises KitaruError when no runner can be started.
+        """
         kind, work = await self._work(head)
-        await self.place(kind, work, {})
+        return await self.place(kind, work, {})
 
-    async def _place(self, head: Head) -> None:
+    async def _place(self, head: Head) -> bool:
         exec_id = exec_id_of(head.stream)
         try:
-            await self.place_head(head)
-        except (KitaruError, KeyError) as error:
+            return await self.place_head(head)
+        except KitaruError as error:
             self._note_failure(head.stream)
             report(LogEvent.EXECUTION_NOT_PLACED, exec_id=exec_id, error=str(error))
+            await self._tell(exec_id, f"its stack cannot give it a runner: {error}")
+            return True
 
     async def _work(self, head: Head) -> tuple[str, Work]:
         recorded = await self._journal.read_stream(head.stream)
@@ -103,6 +121,11 @@ class Placer:
         assert isinstance(started, ExecutionStarted)
         stack = started.options.stack
         assert stack is not None
+        if stack.type not in self.executors:
+            raise KitaruStateError(
+                f"this version of Kitaru has no stacks of type {stack.type!r}; use the one that "
+                "started it, or a later one"
+            )
         deployment = code_of(events).deployment
         work = Work(
             exec_id=exec_id_of(head.stream),

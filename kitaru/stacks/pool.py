@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from journal import Head, HeadQuery, Journal, JournalError, RecordedEvent
-from kitaru.domain.execution.state import DEPLOYMENT_ROUTES
-from kitaru.engine.executions import CATEGORY
+from kitaru.domain.execution.state import DEPLOYMENT_ROUTES, ExecutionState
+from kitaru.engine.executions import CATEGORY, exec_id_of
 from kitaru.errors import KitaruError
 from kitaru.stacks.logs import ENDING, make_room
 from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
@@ -30,6 +31,9 @@ PAGE = 500
 LONGEST_PAUSE_SECONDS = 60.0
 USEFUL_SECONDS = 30.0
 """A runner that has lived so long says nothing of the next one by its death."""
+
+
+_decode_state = msgspec.json.Decoder(ExecutionState).decode
 
 
 class PoolSettings(Struct, frozen=True, kw_only=True):
@@ -68,6 +72,7 @@ class RunnerPool:
         """When an execution was first seen that is due and that nobody has, by stream."""
         self._failures: dict[str, _Failures] = {}
         self._started_at: dict[int, float] = {}
+        self._told: set[str] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
@@ -102,11 +107,21 @@ class RunnerPool:
             free = await self._free()
             now = time.monotonic()
             known = self._free_since
+            self._tell(free)
             self._free_since = {head.stream: known.get(head.stream, now) for head in free}
             for route, count in Counter(head.route for head in free).items():
                 streams = [head.stream for head in free if head.route == route]
                 waited = now - min(self._free_since[stream] for stream in streams)
                 self._provide(route, count, waited)
+
+    async def run_one(self, route: str, exec_id: str) -> None:
+        """Starts a runner for one execution, whether it is due or not."""
+        slots = Slots(self.settings.folder, route, self.settings.most_per_route).take(1)
+        try:
+            self._start(route, slots, exec_id)
+        finally:
+            for slot in slots:
+                os.close(slot)
 
     async def _look_for_ever(self) -> None:
         while True:
@@ -141,6 +156,21 @@ class RunnerPool:
                 return found
             cursor = page[-1].stream
 
+    def _tell(self, free: Sequence[Head]) -> None:
+        """Says, once for each route, that its code could not be loaded the last time."""
+        for head in free:
+            if head.route in self._told:
+                continue
+            state = _decode_state(head.summary)
+            if state.load_failures:
+                self._told.add(head.route)
+                report(
+                    LogEvent.FLOW_NOT_LOADABLE,
+                    exec_id=exec_id_of(head.stream),
+                    flow=head.name,
+                    error=state.reason,
+                )
+
     def _provide(self, route: str, count: int, waited: float) -> None:
         most = self.settings.most_per_route
         failures = self._failures.get(route)
@@ -154,23 +184,24 @@ class RunnerPool:
             wanted = min(most, there + 1) if waited >= PATIENCE_SECONDS else there
         for slot in slots.take(max(0, wanted - there)):
             try:
-                self._start(route, slot)
+                self._start(route, [slot])
             finally:
                 os.close(slot)
 
-    def _start(self, route: str, slot: int) -> None:
+    def _start(self, route: str, slots: Sequence[int], exec_id: str = "") -> None:
         make_room(self.settings.folder)
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
         spec = RunnerSpec(
             journal=self.settings.journal,
             route=route,
             bundle=route.removeprefix(DEPLOYMENT_ROUTES),
+            exec_id=exec_id,
             idle_seconds=self.settings.idle_seconds,
             lease_seconds=self.settings.lease_seconds,
             log_file=str(self.settings.folder / f"{name}{ENDING}"),
         )
         try:
-            runner = start_runner(spec, inherited=[slot])
+            runner = start_runner(spec, inherited=slots)
         except KitaruError as error:
             self._note_failure(route)
             report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))

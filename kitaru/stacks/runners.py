@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from kitaru.errors import KitaruBackendError
 
 IDLE_SECONDS = 60.0
-_NOT_PASSED_ON = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONSTARTUP", "PYTHONINSPECT")
+NOT_PASSED_ON = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONSTARTUP", "PYTHONINSPECT")
 """What would make the starter's files importable, or start something else."""
 
 
@@ -99,7 +99,7 @@ def start_runner(spec: RunnerSpec, *, inherited: Sequence[int] = ()) -> RunnerPr
 
     Raises KitaruBackendError when it cannot be started.
     """
-    environment = {k: v for k, v in os.environ.items() if k not in _NOT_PASSED_ON}
+    environment = {k: v for k, v in os.environ.items() if k not in NOT_PASSED_ON}
     environment["KITARU_JOURNAL"] = spec.journal
     environment |= spec.environment
     try:

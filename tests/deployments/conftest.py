@@ -46,7 +46,7 @@ class Machine:
         root.mkdir(exist_ok=True)
         return root
 
-    def run(self, folder: Path, *command: str, fails: bool = False) -> str:
+    def run(self, folder: Path, *command: str, fails: bool = False, code: int | None = None) -> str:
         """Runs a command of Python in a folder; returns what it printed."""
         done = subprocess.run(
             [sys.executable, *command],
@@ -57,8 +57,12 @@ class Machine:
             timeout=DEADLINE_SECONDS,
             check=False,
         )
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done.stdout if not fails else done.stdout + done.stderr
+        told = done.stdout + done.stderr
+        if code is None:
+            assert (done.returncode != 0) == fails, told
+        else:
+            assert done.returncode == code, told
+        return told if fails or code == 1 else done.stdout
 
     def program(self, folder: Path, program: str, *, fails: bool = False) -> str:
         """Runs a program that is in no file of the folder."""
@@ -110,9 +114,11 @@ class Machine:
             worker.wait()
         self.kill_runners()
 
-    def kitaru(self, folder: Path, *arguments: str, fails: bool = False) -> str:
+    def kitaru(
+        self, folder: Path, *arguments: str, fails: bool = False, code: int | None = None
+    ) -> str:
         """Runs the command line."""
-        return self.run(folder, "-m", "kitaru", *arguments, fails=fails)
+        return self.run(folder, "-m", "kitaru", *arguments, fails=fails, code=code)
 
     def execution(self, exec_id: str) -> Execution:
         """An execution as it stands now."""

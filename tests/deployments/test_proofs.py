@@ -161,7 +161,8 @@ def test_eight_that_deploy_at_once_make_eight_versions_without_gaps(machine: Any
         def agent() -> int:
             return {number}
 
-        print(agent.deploy(tags={{"default": True, "shared": False}}).version)
+        if __name__ == "__main__":
+            print(agent.deploy(tags={{"default": True, "shared": False}}).version)
         """
     projects = [
         machine.project(f"project{number}", {"flows.py": program.format(number=number)})

@@ -36,6 +36,15 @@ _CACHE = click.option("--cache/--no-cache", default=None, help="Whether results 
 @_CACHE
 @_STACK
 @_IMAGE
+@click.option("--check", is_flag=True, help="Deploy nothing; tell which executions this code fits.")
+@click.option("--move-safe", is_flag=True, help="Move unfinished executions that this code fits.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="With these two: how long a flow's body may take to its next call.",
+)
 @click.pass_context
 def deploy(
     ctx: click.Context,
@@ -47,17 +56,37 @@ def deploy(
     cache: bool | None,
     stack: str | None,
     image: str | None,
+    check: bool,
+    move_safe: bool,
+    seconds: float,
 ) -> None:
     """Deploy a flow as its next version, and let a tag lead to it.
 
     TARGET is path/to/file.py:flow or module:flow. The whole project is deployed: the folder that
     `kitaru init` has marked, or that has a pyproject.toml, without what .kitaruignore names.
+
+    With --check every unfinished execution of the flow is replayed against this code, in a process
+    of its own and without any effect: each is told safe, diverging at a place in the code, or
+    unknown beyond an event. The exit code is 0 when all are safe, 3 when one diverges, and 4 when
+    none does and one is unknown.
     """
     from kitaru.domain.deployment.state import DEFAULT_TAG
 
     tags = {tag: exclusive or tag == DEFAULT_TAG}
     options = Options(retries, cache, stack, image)
-    _deploy(ctx, target, inputs, options, tags, default_on_first=True)
+    if check and move_safe:
+        raise click.UsageError("Give either --check, which changes nothing, or --move-safe.")
+    if not check and not move_safe:
+        _deploy(ctx, target, inputs, options, tags, default_on_first=True)
+        return
+    from kitaru.surfaces.cli.rollout import check_only, deploy_and_move
+
+    flow = _flow(target, options)
+    given = json_object(inputs, "--input", '{"url": "https://example.com"}')
+    if check:
+        check_only(ctx, flow, seconds)
+    else:
+        deploy_and_move(ctx, flow, _bound(flow, given), tags, seconds)
 
 
 @click.command(cls=Command)
@@ -99,11 +128,10 @@ def build(
 
 def _containerise(ctx: click.Context, target: str, image: str | None, folder: str) -> None:
     from kitaru import settings
-    from kitaru.engine.source import load_target
     from kitaru.operations.containers import containerise
     from kitaru.surfaces.cli.deployment_text import containerised_text
 
-    flow = load_target(target).sync.with_options(image=image_option(image))
+    flow = _flow(target, Options(None, None, None, image))
     journal = settings.resolve().journal
     made = containerise(flow.name, flow.reference, flow.image, folder, journal)
     Output(ctx).item(made, lambda: containerised_text(made))
@@ -118,20 +146,25 @@ def _deploy(
     *,
     default_on_first: bool,
 ) -> None:
-    from kitaru.engine.source import load_target
     from kitaru.surfaces.cli.deployment_text import deployed_text
 
     given = json_object(inputs, "--input", '{"url": "https://example.com"}')
-    flow = load_target(target)
-    bound = _bound(flow, given)
-    chosen = flow.sync.with_options(
+    flow = _flow(target, options)
+    deployment = flow.deploy(
+        **_bound(flow, given), tags=tags, publish_default_on_first_deploy=default_on_first
+    )
+    Output(ctx).item(deployment.details, lambda: deployed_text(deployment.details))
+
+
+def _flow(target: str, options: Options) -> Any:
+    from kitaru.engine.source import load_target
+
+    return load_target(target).sync.with_options(
         retries=options.retries,
         cache=options.cache,
         stack=options.stack,
         image=image_option(options.image),
     )
-    deployment = chosen.deploy(**bound, tags=tags, publish_default_on_first_deploy=default_on_first)
-    Output(ctx).item(deployment.details, lambda: deployed_text(deployment.details))
 
 
 def _bound(flow: Any, given: dict[str, Any]) -> dict[str, Any]:

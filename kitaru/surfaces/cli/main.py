@@ -28,6 +28,7 @@ _DEPLOY = f"{_HERE}.deploy"
         ),
         "lint": Entry(f"{_HERE}.lint", "lint", "Find what a replay of a flow cannot repeat."),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
+        "candidate": Entry(f"{_HERE}.candidate", "candidate", "Judge by a bundle.", True),
         "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),
         "status": Entry(f"{_HERE}.status", "status", "Where the journal is and what it holds."),
         "stack": Entry(f"{_HERE}.main", "stack", "Where flows run, and how to choose."),

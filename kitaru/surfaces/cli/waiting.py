@@ -27,6 +27,7 @@ from kitaru.surfaces.cli.text import duration_text, escaped
 _POLL_SECONDS = 0.1
 _SHOWN = frozenset(
     {
+        "code_not_loaded",
         "checkpoint_completed",
         "checkpoint_failed",
         "flow_attempt_failed",

@@ -1,6 +1,7 @@
 """Isolated checkpoints: a process for every attempt, that ends with its runner, and only its runner
 records what came of it."""
 
+import io
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from kitaru.domain.execution.events import (
     MetadataLogged,
     StackReference,
 )
+from kitaru.engine.context import scope
 from kitaru.engine.executions import stream_of
 from kitaru.engine.source import load_module
 from kitaru.engine.upcasts import decode_event
@@ -119,7 +121,8 @@ def failing() -> list:
 def notes() -> str:
     kitaru.log(cost={"usd": 1})
     kitaru.save("draft", "x" * 100_000)
-    print("said by the body")
+    print("said by the body: ü")
+    print("and this is wrong", file=sys.stderr)
     return kitaru.current_execution_id() + kitaru.idempotency_key()
 
 
@@ -332,7 +335,12 @@ def test_errors_come_back_as_data(agents: ModuleType) -> None:
     assert failed[0].error.frames[-1].function == "fail"
 
 
-def test_what_the_body_logs_and_saves_is_recorded_with_its_call(agents: ModuleType) -> None:
+def test_what_the_body_logs_and_saves_is_recorded_with_its_call(
+    agents: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: dict[str, list[tuple[Any, str]]] = {"stdout": [], "stderr": []}
+    for name, told in printed.items():
+        monkeypatch.setattr(sys, name, Told(told))
     handle = start(agents.noting)
     result = handle.wait()
     assert result.startswith(handle.exec_id)
@@ -343,6 +351,23 @@ def test_what_the_body_logs_and_saves_is_recorded_with_its_call(agents: ModuleTy
     (completed,) = [event for event in found if isinstance(event, CheckpointCompleted)]
     # It says who asked, so nobody else may have it.
     assert completed.cache_key == ""
+    # Printed here, where it is known by whom.
+    assert [text for _, text in printed["stdout"]] == ["said by the body: ü\n"]
+    assert [text for _, text in printed["stderr"]] == ["and this is wrong\n"]
+    assert {place.path for told in printed.values() for place, _ in told} == {"notes"}
+
+
+class Told(io.StringIO):
+    """Remembers what is written to it, and where that was printed."""
+
+    def __init__(self, told: list[tuple[Any, str]]) -> None:
+        super().__init__()
+        self._told = told
+
+    def write(self, text: str) -> int:
+        if text:
+            self._told.append((scope.get(), text))
+        return len(text)
 
 
 def test_a_process_that_dies_is_a_failed_attempt(agents: ModuleType, folder: Path) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from kitaru.domain.execution.events import SourceReference
-from kitaru.engine.projects import commit_of, deployable, entry_point, project_root
+from kitaru.engine.projects import (
+    commit_of,
+    defines_flow,
+    deployable,
+    entry_point,
+    project_root,
+    start_at_top_level,
+)
 from kitaru.engine.source import SourceNotLoadable
 
 
@@ -88,3 +95,29 @@ def test_the_commit_and_its_dirtiness_are_gits_word(tmp_path: Path) -> None:
     commit = commit_of(str(tmp_path))
     assert commit is not None
     assert commit.is_dirty
+
+
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [
+        ("agent.run()", 1),
+        ("x = 1\nprint(agent.aio.deploy(1).wait())", 2),
+        ("with_it = [agent.invoke(n) for n in range(3)]", 1),
+        ("try:\n    agent.replay('e')\nfinally:\n    pass", 2),
+        ("class A:\n    handle = agent.run(1).wait()", 2),
+        ('if __name__ == "__main__":\n    agent.run()', 0),
+        ("def main():\n    agent.run()", 0),
+        ("agent.with_options(retries=1)\nother.run()\nrun()\nagent.name", 0),
+        ("this is no Python", 0),
+    ],
+)
+def test_what_loading_a_file_would_start_is_found(program: str, line: int) -> None:
+    assert start_at_top_level(program.encode(), "agent") == line
+
+
+def test_a_file_defines_a_flow_when_it_decorates_a_function_of_its_name() -> None:
+    assert defines_flow(b"@flow\ndef agent(): ...", "agent")
+    assert defines_flow(b"class A:\n    @flow\n    async def agent(): ...", "A.agent")
+    assert not defines_flow(b"def agent(): ...", "agent")
+    assert not defines_flow(b"@flow\ndef other(): ...", "agent")
+    assert not defines_flow(b"\xff", "agent")

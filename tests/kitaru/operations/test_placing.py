@@ -397,7 +397,10 @@ def test_placing_twice_runs_nothing_twice(agents: Any, folder: Path) -> None:
         for _ in range(3):
             # As other processes would, that do not know of each other's runners.
             others.append(copy_of(runtime.placer.executors["process"]))
-            await Placer(runtime.journal, {"process": others[-1]}).place_head(head)
+            placer = Placer(
+                runtime.journal, {"process": others[-1]}, runtime.worker.note_not_placed
+            )
+            await placer.place_head(head)
 
     asyncio.run_coroutine_threadsafe(place_again(), runtime.loop).result()
     (owner,) = until(lambda: lines(folder, "hold"), "it does not begin")
@@ -495,3 +498,18 @@ def test_a_deployed_version_runs_on_its_stack_with_its_image(agents: Any, tmp_pa
     handle = kitaru.KitaruClient().deployments.invoke(flow="with_tiny", inputs={})
     assert handle.wait(DEADLINE_SECONDS) == 42
     assert execution(handle).stack_name == "isolated"
+
+
+def test_a_secret_that_is_gone_is_asked_for_and_the_execution_waits_for_it(
+    agents: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = {"environment": {"MY_TOKEN": "sesame"}}
+    handle = agents.asking.run(str(folder), stack="isolated", image=image)
+    until(lambda: execution(handle).owner is None and lines(folder, "pass"), "it does not wait")
+    kitaru.KitaruClient().executions.input(handle.exec_id, wait="name", value="Ada")
+    # The literal was the starter's; whoever goes on takes the value from its own environment.
+    found = until(lambda: execution(handle).status_reason, "it is not said why it stands still")
+    assert "needs MY_TOKEN in its environment" in found
+    assert not execution(handle).status.is_finished
+    monkeypatch.setenv("MY_TOKEN", "open")
+    assert handle.wait(DEADLINE_SECONDS) == "Ada"

@@ -14,8 +14,8 @@ import pytest
 
 from kitaru.errors import KitaruImageError, KitaruStackIntegrationDependencyError
 from kitaru.image import NO_IMAGE, ImageSettings
-from kitaru.stacks.images import uv
 from kitaru.stacks.images.environments import digest_of, python_for, with_frozen_packages
+from kitaru.stacks.images.uv import uv_command
 
 Wheel = Callable[..., Path]
 Calls = Callable[[], list[str]]
@@ -179,12 +179,12 @@ def test_without_uv_the_error_says_how_to_get_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(uv, "_is_module", lambda name: False)
+    monkeypatch.setattr("kitaru.stacks.images.uv._is_module", lambda name: False)
     with pytest.raises(KitaruStackIntegrationDependencyError, match="pip install uv"):
         python_for(ImageSettings(requirements=[]), folder)
     assert not folder.exists()
-    monkeypatch.setattr(uv, "_is_module", lambda name: name == "uv")
-    assert uv.uv_command() == [sys.executable, "-m", "uv"]
+    monkeypatch.setattr("kitaru.stacks.images.uv._is_module", lambda name: name == "uv")
+    assert uv_command() == [sys.executable, "-m", "uv"]
 
 
 def test_an_environment_whose_python_was_removed_is_made_anew(

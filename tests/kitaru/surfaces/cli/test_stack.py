@@ -95,6 +95,7 @@ def test_info_names_the_layer_of_each_value_and_masks_secrets(
         "[tool.kitaru.image.environment]\nMY_TOKEN = 'sesame'\nLEVEL = 'low'\n"
     )
     monkeypatch.setenv("KITARU_CACHE", "off")
+    monkeypatch.setenv("KITARU_RUNNERS", "3")
     answer = kitaru_json("info")["item"]
     found = {each["name"]: (each["value"], each["layer"]) for each in answer["settings"]}
     assert found == {
@@ -103,6 +104,8 @@ def test_info_names_the_layer_of_each_value_and_masks_secrets(
         "cache": (False, "environment"),
         "retries": (2, "pyproject"),
         "lease_seconds": (30.0, "built_in"),
+        "runners": (3, "environment"),
+        "runner_idle_seconds": (60.0, "built_in"),
         "image.requirements": (["httpx"], "pyproject"),
         "image.environment.MY_TOKEN": ("***", "pyproject"),
         "image.environment.LEVEL": ("low", "pyproject"),
