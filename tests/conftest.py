@@ -72,7 +72,11 @@ def run_program(tmp_path: Path, journal_url: str) -> RunProgram:
             text=True,
             timeout=timeout,
             cwd=tmp_path,
-            env={**os.environ, "KITARU_JOURNAL": journal_url},
+            env={
+                "KITARU_RUNNER_IDLE_SECONDS": "1",
+                **os.environ,
+                "KITARU_JOURNAL": journal_url,
+            },
             check=False,
         )
 

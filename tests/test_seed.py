@@ -210,11 +210,8 @@ def test_the_rules_to_know_hold(run_snippets: Callable[..., list[str]]) -> None:
 
 
 @pytest.fixture
-def run_snippets_elsewhere(
-    run_program: RunProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[str]]:
+def run_snippets_elsewhere(run_program: RunProgram, tmp_path: Path) -> Callable[..., list[str]]:
     """The same for snippets that import the flow from a file of its own, as what is deployed is."""
-    monkeypatch.setenv("KITARU_RUNNER_IDLE_SECONDS", "1")
     flows = textwrap.dedent(DEFINITIONS) + textwrap.dedent(DEFINING)
     (tmp_path / "flows.py").write_text(flows, encoding="utf-8")
 
