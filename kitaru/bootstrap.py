@@ -14,6 +14,7 @@ from journal import Head, Journal, JournalError, open_journal
 from kitaru import settings
 from kitaru.domain.execution.events import SourceReference
 from kitaru.engine.codec import Codec
+from kitaru.engine.context import check_journal_may_be_used
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.deployed import BundledCode, OwnCode, Place
 from kitaru.engine.registry import Registry
@@ -163,6 +164,7 @@ def current_runtime() -> Runtime:
 
     Raises KitaruUsageError for a bad setting and KitaruBackendError when the journal cannot open.
     """
+    check_journal_may_be_used()
     if _explicit is not None:
         return _explicit
     config = settings.in_force()
