@@ -69,7 +69,7 @@ class Runtime:
         place: Place = OwnCode()
         if bundle:
             place = BundledCode(journal, bundle, str(settings.bundle_folder()))
-        return cls.over(journal, url, lease_seconds, route=route, place=place)
+        return cls.over(journal, url, lease_seconds, route=route, place=place, polls=polls)
 
     @classmethod
     def over(
@@ -81,6 +81,7 @@ class Runtime:
         *,
         route: str = "",
         place: Place | None = None,
+        polls: bool = True,
     ) -> "Runtime":
         """Starts working over an open journal, on the running event loop.
 
