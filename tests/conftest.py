@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import modes
+
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=2_000)
@@ -28,6 +30,14 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if variable.startswith("KITARU_") and not variable.startswith("KITARU_TEST_"):
                 patch.delenv(variable)
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _engine_mode() -> Iterator[None]:
+    """Puts the engine into the mode that the environment names."""
+    with pytest.MonkeyPatch.context() as patch:
+        modes.apply(patch)
         yield
 
 

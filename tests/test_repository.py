@@ -38,7 +38,6 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/divergence_story.py": "tests/determinism/test_divergence.py",
     "kitaru/engine/divergence_text.py": "tests/kitaru/engine/test_divergence.py",
     "kitaru/engine/flow_loop.py": "tests/kitaru/engine/test_runners.py",
-    "kitaru/engine/heartbeat.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/runner.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/threads.py": "tests/kitaru/engine/test_runners.py",
     "kitaru/engine/waits.py": "tests/kitaru/sdk/test_wait.py",

@@ -59,6 +59,10 @@ CHECKPOINT_THREADS = 256
 IDLE_SYNC_FLOWS = 50
 IDLE_ASYNC_FLOWS = 1_000
 """How many flows that only wait are kept, with their threads or in memory, when others run."""
+POLL_SECONDS = 1.0
+"""How often this process looks for work, at least: more often where leases are short."""
+NOTICE_ALL_SECONDS = 10.0
+"""How often runners look for what clients have written, should every hint have been lost."""
 NOTICED_AT_ONCE = 50
 NOTICE_SECONDS = 0.1
 
@@ -312,8 +316,12 @@ class Worker:
         self._woken_at = self.loop.call_at(when, self.look_now)
 
     async def _poll_for_ever(self) -> None:
-        interval = min(1.0, self.lease_seconds / 4)
+        interval = min(POLL_SECONDS, self.lease_seconds / 4)
+        notice_at = self.loop.time() + NOTICE_ALL_SECONDS
         while True:
+            if self.loop.time() >= notice_at:
+                notice_at = self.loop.time() + NOTICE_ALL_SECONDS
+                self._notice_all()
             try:
                 await self._poll()
             except JournalError as error:
@@ -356,9 +364,14 @@ class Worker:
             return
         runner = self.runners.get(exec_id)
         if runner is not None:
-            # This process stood still until its own lease was over, and has taken it anew before
-            # the heartbeat could tell: what the old epoch writes is refused from now on.
-            self._stop_lost(runner.execution.lease)
+            # This process stood still until its own lease was over.
+            held = runner.execution.lease
+            if (head.owner, head.epoch) == (held.owner, held.epoch):
+                # Nobody else has had it since: the runner goes on where it stands.
+                runner.execution.lease = lease
+                self._heartbeat.add(lease, asked_at)
+                return
+            self._stop_lost(held)
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:

@@ -2,6 +2,7 @@
 
 core --seed N           the exhaustive level, for the program of one seed
 world --seed N          the full simulator, for the world of one seed
+find --seconds N        one seed after the other until one fails
 check                   what the one check of the repository runs; more of it when CI is set
 run --core-points N --worlds N --minutes M --first-seed N
 """
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("core", "world"):
         commands.add_parser(name).add_argument("--seed", type=int, required=True)
+    commands.add_parser("find").add_argument("--seconds", type=float, default=45.0)
     commands.add_parser("check")
     run = commands.add_parser("run")
     run.add_argument("--core-points", type=int, default=10_000_000)
@@ -37,6 +39,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if given.command in ("core", "world"):
         return _one(given.command, given.seed)
+    if given.command == "find":
+        return _find(given.seconds)
     if given.command == "check":
         is_ci = "CI" in os.environ
         points, worlds = CI if is_ci else LOCAL
@@ -56,6 +60,20 @@ def _one(command: str, seed: int) -> int:
         return 1
     print(f"{len(world.plans)} executions, {world.steps} steps, {world.crash_points} crash points")
     print(f"log {world.log.hexdigest()[:16]}")
+    return 0
+
+
+def _find(seconds: float) -> int:
+    """1 when something fails within so many seconds of this process's own time."""
+    seed, tried = 0, Tally()
+    while time.process_time() < seconds:
+        for chunk in (world_chunk, core_chunk):
+            tried.add(chunk(range(seed, seed + 3)))
+            if tried.failures:
+                print(tried.failures[0])
+                return 1
+        seed += 3
+    print(f"nothing in {tried.worlds} worlds and {tried.core_points} core crash points")
     return 0
 
 
