@@ -28,6 +28,11 @@ from kitaru.engine.context import ExecutionSuspended, FlowScope, scope
 from kitaru.engine.sync_runner import SyncRunner
 
 VARIABLE = "KITARU_TEST_MODE"
+ABOUT_TAKE_OVERS = {
+    "an-execution-that-kills-its-processes-is-given-up",
+    "a-given-up-execution-can-be-retried",
+}
+"""Cases about the limit of take-overs, which there is none of where every lease is stolen."""
 GIVEN_UP = '"the flow no longer waits"'
 ROOT = Path(__file__).parents[1]
 TESTS = (
@@ -43,14 +48,18 @@ def is_on(mode: str) -> bool:
     return os.environ.get(VARIABLE, "normal") == mode
 
 
+def forgets() -> bool:
+    """Whether bodies are dropped and begun anew after each event."""
+    return is_on("steal-leases") or is_on("always-replay")
+
+
 def counts(line: str) -> bool:
     """Whether a line of a case's journal says something in this mode, too."""
     if is_on("steal-leases") and line.startswith("execution_recovered"):
         # How often an execution is taken over is not the case's to say then.
         return False
-    forgets = is_on("steal-leases") or is_on("always-replay")
     # A new pass does not ask again for what its body gives up before it has come to its place.
-    return not (forgets and line.startswith("wait_aborted") and line.endswith(GIVEN_UP))
+    return not (forgets() and line.startswith("wait_aborted") and line.endswith(GIVEN_UP))
 
 
 # always-replay: all memory of an execution is dropped after every event
