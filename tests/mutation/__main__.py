@@ -175,6 +175,8 @@ def run_child(mutant: Mutant | None, tests: Sequence[str]) -> int:
     if mutant is not None:
         sys.meta_path.insert(0, Changed(mutant))
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb", "no", "--no-header"]
+    # The tools are loaded before pytest could rewrite their assertions: it need not.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return int(pytest.main([*options, *tests]))
 
@@ -221,6 +223,21 @@ def survivors_among(mutants: Sequence[Mutant], jobs: int, end: float) -> tuple[l
     return survivors, tried
 
 
+def check_unchanged(files: Sequence[str]) -> None:
+    """What passes on no mutant at all would notice every one. Raises RuntimeError."""
+    for tests in {TARGETS[file] for file in files}:
+        pid = os.fork()
+        if pid == 0:
+            status = 2
+            try:
+                status = run_child(None, tests)
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        if os.waitstatus_to_exitcode(status):
+            raise RuntimeError(f"{' '.join(tests)} fails on the code as it is")
+
+
 def known_survivors() -> dict[str, str]:
     """Those that mean nothing, and why: ``file: before -> after  # why``."""
     known = {}
@@ -243,6 +260,7 @@ def main(arguments: list[str]) -> int:
     os.chdir(ROOT)
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     _load_tools()
+    check_unchanged(given.only)
     known = known_survivors()
     mutants = [mutant for file in given.only for mutant in mutants_of(file)][:: given.every]
     end = time.monotonic() + given.minutes * 60
