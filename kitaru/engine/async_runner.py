@@ -1347,9 +1347,12 @@ class AsyncRunner:
         event = decode_event(fact)
         if isinstance(event, FlowAttemptFailed):
             self._drop_body()
-            self.host.loop.create_task(self._next_attempt()).add_done_callback(self._reread)
+            self._read_again()
         else:
             self._finish(event, None)
+
+    def _read_again(self) -> None:
+        self.host.loop.create_task(self._next_attempt()).add_done_callback(self._reread)
 
     async def _next_attempt(self) -> History:
         recorded = await self.execution.journal.read_stream(self.execution.stream)
@@ -1363,7 +1366,12 @@ class AsyncRunner:
         if error is not None:
             self._give_up(error)
             return
-        self.history = task.result()
+        history = task.result()
+        if history.version < self.execution.version:
+            # A client's event was taken in since it was read.
+            self._read_again()
+            return
+        self.history = history
         self.begin()
 
     def _diverge(self, mismatch: Mismatch) -> None:

@@ -268,12 +268,21 @@ class SyncRunner:
             if not isinstance(event, FlowAttemptFailed):
                 return event
             self._sleep_until(event.retry_at)
+            self._next_pass()
+
+    def _next_pass(self) -> None:
+        """Begins anew, with what the journal holds."""
+        while True:
             recorded = self._read_blocking(0)
-            self.history = History(
+            history = History(
                 (fact.version, fact.recorded_at, decode_event(fact)) for fact in recorded
             )
             with self.changed:
-                self._new_pass_state()
+                # What was taken in since it was read would be missing in it.
+                if history.version >= self.execution.version:
+                    self.history = history
+                    self._new_pass_state()
+                    return
 
     def _run_body(self) -> tuple[Any, BaseException | None]:
         args, kwargs = self.definition.binder.spread(self._arguments)

@@ -75,10 +75,12 @@ CHECKPOINT_THREADS = 256
 IDLE_SYNC_FLOWS = 50
 IDLE_ASYNC_FLOWS = 1_000
 """How many flows that only wait are kept, with their threads or in memory, when others run."""
+POLL_SECONDS = 1.0
+"""How often this process looks for work, at least: more often where leases are short."""
+NOTICE_ALL_SECONDS = 10.0
+"""How often runners look for what clients have written, should every hint have been lost."""
 NOTICED_AT_ONCE = 50
 NOTICE_SECONDS = 0.1
-RECHECK_SECONDS = 5.0
-"""How long what a client wrote can go unseen by its runner when the news of it was lost."""
 
 Ending = tuple[ExecutionEvent | None, Exception | None]
 
@@ -379,16 +381,16 @@ class Worker:
         self._woken_at = self.loop.call_at(when, self.look_now)
 
     async def _poll_for_ever(self) -> None:
-        interval = min(1.0, self.lease_seconds / 4)
-        checked_at = self.loop.time()
+        interval = min(POLL_SECONDS, self.lease_seconds / 4)
+        notice_at = self.loop.time() + NOTICE_ALL_SECONDS
         while True:
+            if self.loop.time() >= notice_at:
+                notice_at = self.loop.time() + NOTICE_ALL_SECONDS
+                self._notice_all()
             try:
                 await self._poll()
             except JournalError as error:
                 report(LogEvent.POLL_FAILED, error=str(error))
-            if self.loop.time() - checked_at >= RECHECK_SECONDS:
-                checked_at = self.loop.time()
-                self._notice_all()
             # Not wait_for: on Python 3.11 it can swallow the cancellation that ends this task.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval):

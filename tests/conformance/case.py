@@ -8,6 +8,8 @@ import msgspec
 import yaml
 from msgspec import Struct
 
+from tests import modes
+
 FOLDER = Path(__file__).parent
 COLOURS: tuple["Colour", ...] = ("async", "sync")
 Colour = Literal["async", "sync"]
@@ -227,7 +229,7 @@ class Expected(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def text(self, colour: Colour) -> str:
         """The journal, for flows of a colour."""
         text = self.journal if isinstance(self.journal, str) else self.journal.get(colour, "")
-        return text.strip()
+        return "\n".join(filter(modes.counts, text.strip().splitlines()))
 
 
 class RawCase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

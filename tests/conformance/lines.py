@@ -38,11 +38,13 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.values import ErrorData, StoredValue
+from tests import modes
 
 
 def journal_text(events: Iterable[ExecutionEvent], names: Mapping[str, str]) -> str:
     """An execution's journal; `names` says what the case calls each execution's id."""
-    return "\n".join(line_of(event, names) for event in events if not is_noise(event))
+    lines = [line_of(event, names) for event in events if not is_noise(event)]
+    return "\n".join(filter(modes.counts, lines))
 
 
 def is_noise(event: ExecutionEvent) -> bool:

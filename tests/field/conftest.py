@@ -28,7 +28,7 @@ async def deaf(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         return journal  # type: ignore[return-value]
 
     monkeypatch.setattr("kitaru.bootstrap.open_journal", opened)
-    monkeypatch.setattr("kitaru.engine.worker.RECHECK_SECONDS", 0.1)
+    monkeypatch.setattr("kitaru.engine.worker.NOTICE_ALL_SECONDS", 0.1)
     monkeypatch.setenv("KITARU_CACHE", "off")
     async with kitaru.runtime(journal="memory://", lease_seconds=1.0):
         yield Bench(current_runtime(), faults)

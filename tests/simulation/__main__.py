@@ -2,23 +2,34 @@
 
 core --seed N           the exhaustive level, for the program of one seed
 world --seed N          the full simulator, for the world of one seed
+both --seed N           the same world's store on both backends
+find --seconds N        one seed after the other until one fails
 check                   what the one check of the repository runs; more of it when CI is set
-run --core-points N --worlds N --minutes M --first-seed N
+run --core-points N --worlds N --programs N --minutes M --first-seed N
 """
 
 import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 
-from tests.simulation.campaign import Tally, core_chunk, run_until, world_chunk
+from tests.simulation.campaign import (
+    Chunk,
+    Tally,
+    core_chunk,
+    differential_chunk,
+    run_until,
+    world_chunk,
+)
 from tests.simulation.core import Violation, run_seed
+from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
 from tests.simulation.world import run_world
 
-CI = (500_000, 2_000)
-LOCAL = (3_000, 25)
-"""(core crash points, worlds)"""
+CI = (500_000, 2_000, 300)
+LOCAL = (3_000, 25, 20)
+"""(core crash points, worlds, programs on both backends)"""
 
 
 def main(arguments: list[str]) -> int:
@@ -26,29 +37,35 @@ def main(arguments: list[str]) -> int:
     os.environ["KITARU_LOG_LEVEL"] = "off"
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("core", "world"):
+    for name in ("core", "world", "both"):
         commands.add_parser(name).add_argument("--seed", type=int, required=True)
+    commands.add_parser("find").add_argument("--seconds", type=float, default=45.0)
     commands.add_parser("check")
     run = commands.add_parser("run")
     run.add_argument("--core-points", type=int, default=10_000_000)
     run.add_argument("--worlds", type=int, default=50_000)
+    run.add_argument("--programs", type=int, default=10_000)
     run.add_argument("--minutes", type=float, default=120.0)
     run.add_argument("--first-seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    if given.command in ("core", "world"):
+    if given.command in ("core", "world", "both"):
         return _one(given.command, given.seed)
+    if given.command == "find":
+        return _find(given.seconds)
     if given.command == "check":
         is_ci = "CI" in os.environ
-        points, worlds = CI if is_ci else LOCAL
-        return _many(points, worlds, 0, float("inf"), whole=is_ci)
-    minutes = given.minutes
-    return _many(given.core_points, given.worlds, given.first_seed, minutes * 60, whole=True)
+        return _many(CI if is_ci else LOCAL, 0, float("inf"), whole=is_ci)
+    sizes = (given.core_points, given.worlds, given.programs)
+    return _many(sizes, given.first_seed, given.minutes * 60, whole=True)
 
 
 def _one(command: str, seed: int) -> int:
     try:
         if command == "core":
             print(run_seed(seed))
+            return 0
+        if command == "both":
+            print(compare(seed))
             return 0
         world = run_world(seed)
     except Violation as violation:
@@ -59,23 +76,34 @@ def _one(command: str, seed: int) -> int:
     return 0
 
 
-def _many(points: int, worlds: int, first: int, seconds: float, *, whole: bool) -> int:
+def _find(seconds: float) -> int:
+    """1 when something fails within so many seconds of this process's own time."""
+    seed, tried = 0, Tally()
+    while time.process_time() < seconds:
+        for chunk in (world_chunk, core_chunk):
+            tried.add(chunk(range(seed, seed + 3)))
+            if tried.failures:
+                print(tried.failures[0])
+                return 1
+        seed += 3
+    print(f"nothing in {tried.worlds} worlds and {tried.core_points} core crash points")
+    return 0
+
+
+def _many(sizes: tuple[int, int, int], first: int, seconds: float, *, whole: bool) -> int:
     """`whole`: every rare situation must have been met."""
-    began = time.monotonic()
-    tally = run_until(
-        world_chunk, lambda it: it.worlds >= worlds, size=10, first=first, seconds=seconds / 3
-    )
-    if not tally.failures:
-        left = seconds - (time.monotonic() - began)
-        tally.add(
-            run_until(
-                core_chunk,
-                lambda it: it.core_points >= points,
-                size=50,
-                first=first,
-                seconds=left,
-            )
-        )
+    points, worlds, programs = sizes
+    began, tally = time.monotonic(), Tally()
+    steps: list[tuple[Chunk, Callable[[Tally], bool], int, float]] = [
+        (world_chunk, lambda it: it.worlds >= worlds, 10, 0.4),
+        (differential_chunk, lambda it: it.compared_programs >= programs, 5, 0.6),
+        (core_chunk, lambda it: it.core_points >= points, 50, 1.0),
+    ]
+    for chunk, enough, size, until in steps:
+        left = seconds * until - (time.monotonic() - began)
+        tally.add(run_until(chunk, enough, size=size, first=first, seconds=left))
+        if tally.failures:
+            break
     print(tally.text())
     print(f"{time.monotonic() - began:.0f} seconds, seeds from {first} on")
     return verdict(tally, whole=whole)

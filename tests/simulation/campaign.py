@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from tests.simulation.core import Violation, run_seed
+from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
 from tests.simulation.world import run_world
 
@@ -29,6 +30,10 @@ class Tally(Struct):
     """Crash points of the full simulator: unfinished executions of processes that died."""
     take_overs: int = 0
     steps: int = 0
+    compared_programs: int = 0
+    """Programs whose journals were the same on both backends."""
+    compared_questions: int = 0
+    compared_events: int = 0
     sometimes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = []
 
@@ -48,7 +53,9 @@ class Tally(Struct):
         """For people."""
         core = f"core: {self.core_programs} programs, {self.core_points} crash points"
         worlds = f"worlds: {self.worlds}, {self.world_points} crash points"
+        both = f"both backends: {self.compared_programs} programs"
         lines = [
+            f"{both}, {self.compared_questions} questions, {self.compared_events} events",
             f"{core}, of which {self.core_finished} went on to the end",
             f"{worlds}, {self.take_overs} take-overs, {self.steps} steps",
         ]
@@ -86,6 +93,21 @@ def world_chunk(seeds: range) -> Tally:
         tally.take_overs += world.take_overs
         tally.steps += world.steps
         tally.sometimes.update(world.sometimes.counts)
+    return tally
+
+
+def differential_chunk(seeds: range) -> Tally:
+    """The worlds of these seeds, on both backends."""
+    tally = Tally()
+    for seed in seeds:
+        try:
+            compared = compare(seed)
+        except Violation as violation:
+            tally.failures = [*tally.failures, f"differential seed {seed}: {violation}"]
+            continue
+        tally.compared_programs += compared.programs
+        tally.compared_questions += compared.asked
+        tally.compared_events += compared.events
     return tally
 
 

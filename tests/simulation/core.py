@@ -57,7 +57,7 @@ from kitaru.engine.runner import Loaded
 from kitaru.engine.upcasts import decode_event
 from tests.determinism.programs import Node, written
 from tests.determinism.reference import Known, Reference
-from tests.simulation.loop import SimulatedLoop
+from tests.simulation.loop import SimulatedLoop, simulated_loop
 from tests.simulation.programs import FLOWS, Audience, Kind, Pass, random_program, set_audience
 
 EPOCH_US = 1_767_225_600_000_000
@@ -275,9 +275,24 @@ class Rehearsal:
 
         Without `to_end` it stops where the body has been given all that is recorded.
         """
-        chance = random.Random((self.seed << 16) + count)
         problems: list[str] = []
-        loop = SimulatedLoop(problems.append)
+        runners: list[AsyncRunner] = []
+        with simulated_loop(problems.append, runners) as loop:
+            finished = self._run_on(loop, runners, planted, count, to_end=to_end)
+        if problems:
+            raise Violation(f"an error that nobody looked at: {problems}")
+        return finished
+
+    def _run_on(
+        self,
+        loop: SimulatedLoop,
+        runners: list[AsyncRunner],
+        planted: Finished | None,
+        count: int,
+        *,
+        to_end: bool,
+    ) -> Finished:
+        chance = random.Random((self.seed << 16) + count)
         journal = LeanJournal(loop)
         ledger = Ledger(chance, {"it": self.program})
         set_audience(ledger)
@@ -294,6 +309,7 @@ class Rehearsal:
             epoch += 1
             host = LeanHost(loop, journal, self.codec)
             runner = self._runner(host, journal, epoch)
+            runners.append(runner)
             if epoch == 1 and planted is not None:
 
                 def note() -> None:
@@ -314,15 +330,9 @@ class Rehearsal:
                 if host.error is not None:
                     raise Violation(f"the engine failed: {host.error!r}") from host.error
             if host.stops_there and live_from[0]:
-                with loop.running():
-                    runner.stop()
                 break
             if not _is_over(journal.events):
                 actor.wake(loop)
-        # What the body started and nobody waits for.
-        loop.abandon()
-        if problems:
-            raise Violation(f"an error that nobody looked at: {problems}")
         return Finished(
             journal.facts,
             journal.events,
@@ -509,7 +519,20 @@ def replay_trace(
     """
     if isinstance(run.events[-1], ExecutionCancelled) or not _is_replayable(run.events):
         return {}
-    loop = SimulatedLoop(lambda _: None)
+    runners: list[AsyncRunner] = []
+    with simulated_loop(lambda _: None, runners) as loop:
+        return _replayed_on(loop, runners, flow, program, exec_id, run, codec)
+
+
+def _replayed_on(
+    loop: SimulatedLoop,
+    runners: list[AsyncRunner],
+    flow: Any,
+    program: Node,
+    exec_id: str,
+    run: Finished,
+    codec: Codec,
+) -> dict[int, list[str]]:
     journal = LeanJournal(loop)
     ledger = Ledger(random.Random(0), {"it": program})
     set_audience(ledger)
@@ -525,13 +548,13 @@ def replay_trace(
         host.journal, exec_id, fold(ABSENT, journal.events), len(facts), lease
     )
     runner = AsyncRunner(host, Loaded(flow.definition, execution, facts), {"key": "it"})
+    runners.append(runner)
     with loop.running():
         runner.begin()
         while not host.is_over and loop.step(10_000):
             pass
     if not host.is_over:
         raise Violation("a replay of the whole journal does not come to its end")
-    loop.abandon()
     if ledger.bodies:
         raise Violation(f"a replay ran {ledger.bodies}")
     before, after = ending_text(run.events), ending_text(journal.events)

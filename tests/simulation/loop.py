@@ -6,7 +6,7 @@ import heapq
 import threading
 from asyncio import events
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -112,6 +112,20 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _unhandled(self, _loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self._failed(f"{context['message']}: {error!r}")
+
+
+@contextlib.contextmanager
+def simulated_loop(failed: Callable[[str], None], runners: list[Any]) -> Iterator[SimulatedLoop]:
+    """A loop that is abandoned in the end, with the bodies of these runners."""
+    loop = SimulatedLoop(failed)
+    try:
+        yield loop
+    finally:
+        with loop.running():
+            for runner in runners:
+                if not runner._stopped:
+                    runner.stop()
+        loop.abandon()
 
 
 def _ignore(_problem: str) -> None:

@@ -13,6 +13,7 @@ from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.executions import OwnedExecution
 from kitaru.engine.worker import Worker
 from tests.simulation.core import Counted, Violation, run_seed
+from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES, Sometimes
 from tests.simulation.world import run_world
 
@@ -39,6 +40,12 @@ def test_worlds_keep_every_promise(seed: int) -> None:
 def test_the_same_seed_is_the_same_world() -> None:
     logs = {run_world(17).log.hexdigest() for _ in range(2)}
     assert len(logs) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sqlite_is_asked_the_same_and_gives_the_same(seed: int) -> None:
+    compared = compare(seed)
+    assert compared.events >= compared.programs > 0
 
 
 def test_a_situation_that_nobody_has_named_is_refused() -> None:

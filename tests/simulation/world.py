@@ -8,12 +8,14 @@ flows are async ones, as sync ones need threads. The same seed gives the same wo
 import hashlib
 import heapq
 import random
-from asyncio import sleep
+from asyncio import iscoroutine, sleep
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
+
+from msgspec import Struct
 
 import kitaru.engine.async_runner
 import kitaru.engine.heartbeat
@@ -24,6 +26,7 @@ from journal import (
     Appended,
     ClaimQuery,
     Head,
+    JournalError,
     JournalUnavailable,
     Lease,
     RecordedEvent,
@@ -86,11 +89,24 @@ class Ledger(Audience):
                 world.hit("zombie's outcome")
 
 
+class Asked(Struct, frozen=True):
+    """Something that the store was asked, and what came of it."""
+
+    what: str
+    """The method of the journal's."""
+    arguments: tuple[Any, ...]
+    clock: int
+    result: Any
+    """What it gave, or the error that it raised."""
+
+
 class World:
     """Everything that there is."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, asked: list[Asked] | None = None) -> None:
         self.seed = seed
+        self.asked = asked
+        """What the store is asked, when somebody wants to know."""
         self.chance = random.Random(seed)
         self.now = 0
         self.jumped = 0
@@ -185,9 +201,22 @@ class World:
         """A process asks the store for something."""
         self._requests.append(request)
 
+    def _store(self, what: str, *arguments: Any) -> Any:
+        method, result = getattr(self.inner, what), None
+        try:
+            result = method(*arguments)
+            result = at_once(result) if iscoroutine(result) else result
+        except JournalError as error:
+            result = error
+            raise
+        finally:
+            if self.asked is not None:
+                self.asked.append(Asked(what, arguments, self.clock(), result))
+        return result
+
     def append(self, node: Node, append: Append) -> Appended:
         """An append reaches the store."""
-        appended: Appended = self.inner.append_blocking(append)
+        appended: Appended = self._store("append", append)
         self.log.update(repr((node.name, append.stream, appended.version, self.now)).encode())
         self.commits += 1
         self.checks.appended(append, appended)
@@ -200,7 +229,7 @@ class World:
 
     def claim(self, node: Node, query: ClaimQuery) -> list[tuple[Head, Lease]]:
         """A claim reaches the store."""
-        claimed: list[tuple[Head, Lease]] = at_once(self.inner.claim(query))
+        claimed: list[tuple[Head, Lease]] = self._store("claim", query)
         for head, lease in claimed:
             self.checks.claimed(lease)
             self._claimed(head)
@@ -222,14 +251,14 @@ class World:
 
     def release(self, lease: Lease) -> None:
         """A lease is given back."""
-        at_once(self.inner.release(lease))
+        self._store("release", lease)
 
     def renew(self, node: Node, leases: Sequence[Lease], seconds: float) -> list[Lease]:
         """A heartbeat reaches the store."""
         if self.chance.random() < self.weather.renewal_error and not self.is_calm:
             self.hit("renewal failed")
             raise JournalUnavailable("the store cannot be reached")
-        held: list[Lease] = self.inner.renew_blocking(leases, seconds)
+        held: list[Lease] = self._store("renew_blocking", leases, seconds)
         if held:
             self.hit("lease renewed")
         if len(held) < len(leases):
@@ -500,18 +529,26 @@ class World:
         )
 
 
-def run_world(seed: int) -> World:
-    """One world, from its seed. Raises Violation, with how to see it again."""
+@contextmanager
+def simulated(seed: int, asked: list[Asked] | None = None) -> Iterator[World]:
+    """A world that is there until the end of the block."""
     before = audience
-    world = World(seed)
+    world = World(seed, asked)
     try:
-        world.run()
-    except Exception as error:
-        raise Violation(
-            f"{error}\nreplay with: python -m tests.simulation world --seed {seed}\n"
-            f"weather: {world.weather}\nat step {world.steps}, {world.now / SECOND:.6f} s"
-        ) from error
+        yield world
     finally:
         world.end()
         set_audience(before)
+
+
+def run_world(seed: int) -> World:
+    """One world, from its seed. Raises Violation, with how to see it again."""
+    with simulated(seed) as world:
+        try:
+            world.run()
+        except Exception as error:
+            raise Violation(
+                f"{error}\nreplay with: python -m tests.simulation world --seed {seed}\n"
+                f"weather: {world.weather}\nat step {world.steps}, {world.now / SECOND:.6f} s"
+            ) from error
     return world

@@ -293,6 +293,7 @@ async def sleeping(start: int) -> int:
     return sum(await asyncio.gather(*(add_async(f"s{n}", start) for n in range(3))))
 
 
+@pytest.mark.counts_passes
 async def test_nothing_of_a_finished_execution_stays(tmp_path: Path) -> None:
     gc.collect()
     gc.disable()
