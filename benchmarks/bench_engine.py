@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ceiling
+
 import kitaru
 from kitaru import checkpoint, flow
 from kitaru.bootstrap import blocking, current_runtime
@@ -89,6 +91,20 @@ async def crashing_trip_async(steps: int, fail: bool) -> int:
         await book_async(number)
     if Path(os.environ["BENCH_FAIL_FILE"]).exists():  # noqa: ASYNC240
         raise RuntimeError("stop here")
+    return steps
+
+
+@checkpoint
+async def look_up(number: int, salt: int) -> dict[str, Any]:
+    """A step whose result later executions may reuse."""
+    return {**PAYLOAD, "step": number}
+
+
+@flow
+async def look_all_up(steps: int, first: int, salt: int) -> int:
+    """Steps that are reused where an earlier execution has made the same."""
+    for number in range(first, first + steps):
+        await look_up(number, salt)
     return steps
 
 
@@ -191,8 +207,14 @@ def fanout(folder: str, rounds: int) -> dict[str, Any]:
     """1,000 executions of 5 checkpoints, started at once in one async process."""
     rates: list[float] = []
     ratios: list[float] = []
+    to_ceiling: list[float] = []
+    ceilings: list[float] = []
     cpu: list[float] = []
     memory: list[float] = []
+
+    async def toy(number: int) -> float:
+        file = os.path.join(folder, f"ceiling-{number}.db")
+        return await ceiling.steps_per_s(file, 1000, 5, PAYLOAD)
 
     async def once(count: int) -> float:
         began = time.perf_counter()
@@ -203,12 +225,15 @@ def fanout(folder: str, rounds: int) -> dict[str, Any]:
     async def every() -> None:
         async with kitaru.runtime():
             await trip_async.run(20).wait()
-            for _ in range(rounds):
+            for number in range(rounds):
                 raw = raw_rows_per_s(folder)
+                before = await toy(2 * number)
                 busy = time.process_time()
                 rates.append(await once(1000))
                 cpu.append((time.process_time() - busy) / 5000 * 1e6)
+                ceilings.append((before + await toy(2 * number + 1)) / 2)
                 ratios.append(rates[-1] / raw)
+                to_ceiling.append(rates[-1] / ceilings[-1])
                 gc.collect()
                 memory.append(rss_mib())
 
@@ -216,10 +241,43 @@ def fanout(folder: str, rounds: int) -> dict[str, Any]:
     marks.clear()
     return {
         "checkpoints_per_s": summary(rates, 0),
+        "ceiling_steps_per_s": summary(ceilings, 0),
+        "ratio_to_ceiling": summary(to_ceiling, 3),
         "ratio_to_raw_rows": summary(ratios, 3),
         "cpu_us_per_checkpoint": summary(cpu, 0),
         "rss_mib_after_each_round": [round(value, 1) for value in memory],
         "rss_peak_mib": peak_mib(),
+    }
+
+
+def cache(folder: str, rounds: int) -> dict[str, Any]:
+    """What it costs to offer results for reuse, to look in vain, and to find: 200 x 5 steps."""
+    cpu: dict[str, list[float]] = {name: [] for name in ("off", "missed", "found")}
+    ratios: dict[str, list[float]] = {name: [] for name in ("missed", "found")}
+    rates: dict[str, list[float]] = {name: [] for name in cpu}
+
+    async def once(name: str, salt: int) -> None:
+        flow_ = look_all_up.with_options(cache=name != "off")
+        busy, began = time.process_time(), time.perf_counter()
+        handles = [flow_.run(5, 5 * number, salt) for number in range(200)]
+        await asyncio.gather(*(handle.wait() for handle in handles))
+        rates[name].append(1000 / (time.perf_counter() - began))
+        cpu[name].append((time.process_time() - busy) / 1000 * 1e6)
+
+    async def every() -> None:
+        async with kitaru.runtime():
+            await trip_async.run(20).wait()
+            for salt in range(rounds):
+                for name in cpu:
+                    await once(name, salt)
+                for name in ratios:
+                    ratios[name].append(cpu[name][-1] / cpu["off"][-1])
+
+    asyncio.run(every())
+    return {
+        **{f"{name}_checkpoints_per_s": summary(rates[name], 0) for name in rates},
+        **{f"{name}_cpu_us_per_checkpoint": summary(cpu[name], 0) for name in cpu},
+        **{f"{name}_ratio_of_cpu_to_off": summary(ratios[name]) for name in ratios},
     }
 
 
@@ -371,6 +429,7 @@ def rss_mib() -> float:
 SCENARIOS = {
     "sequential": sequential,
     "fanout": fanout,
+    "cache": cache,
     "crowd": crowd,
     "start": start,
     "replay": replay,

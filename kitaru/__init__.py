@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         KitaruCancelledError,
         KitaruCheckpointProcessError,
         KitaruContextError,
+        KitaruDeploymentInputValuesError,
+        KitaruDeploymentNotFoundError,
         KitaruDivergenceError,
         KitaruError,
         KitaruExecutionError,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from kitaru.sdk.checkpoint import AsyncCheckpoint, Checkpoint, CheckpointFuture, checkpoint
     from kitaru.sdk.client import AsyncKitaruClient, KitaruClient
     from kitaru.sdk.completion import as_completed, wait_all, wait_any
+    from kitaru.sdk.deployments import AsyncDeployment, Deployment
     from kitaru.sdk.deterministic import now, random, sleep, uuid4
     from kitaru.sdk.execution import current_execution_id, idempotency_key
     from kitaru.sdk.flow import AsyncFlow, Flow, flow
@@ -61,12 +64,14 @@ if TYPE_CHECKING:
 _WHERE = {
     "ArgumentDifference": "kitaru.divergence",
     "AsyncCheckpoint": "kitaru.sdk.checkpoint",
+    "AsyncDeployment": "kitaru.sdk.deployments",
     "AsyncFlow": "kitaru.sdk.flow",
     "AsyncFlowHandle": "kitaru.sdk.handle",
     "AsyncKitaruClient": "kitaru.sdk.client",
     "AsyncTransaction": "kitaru.sdk.transaction",
     "Checkpoint": "kitaru.sdk.checkpoint",
     "CheckpointFuture": "kitaru.sdk.checkpoint",
+    "Deployment": "kitaru.sdk.deployments",
     "DivergedCall": "kitaru.divergence",
     "Divergence": "kitaru.divergence",
     "DivergenceStory": "kitaru.divergence",
@@ -83,6 +88,8 @@ _WHERE = {
     "KitaruClient": "kitaru.sdk.client",
     "KitaruConfig": "kitaru.settings",
     "KitaruContextError": "kitaru.errors",
+    "KitaruDeploymentInputValuesError": "kitaru.errors",
+    "KitaruDeploymentNotFoundError": "kitaru.errors",
     "KitaruDivergenceError": "kitaru.errors",
     "KitaruError": "kitaru.errors",
     "KitaruExecutionError": "kitaru.errors",
@@ -133,12 +140,14 @@ _WHERE = {
 __all__ = [
     "ArgumentDifference",
     "AsyncCheckpoint",
+    "AsyncDeployment",
     "AsyncFlow",
     "AsyncFlowHandle",
     "AsyncKitaruClient",
     "AsyncTransaction",
     "Checkpoint",
     "CheckpointFuture",
+    "Deployment",
     "DivergedCall",
     "Divergence",
     "DivergenceStory",
@@ -155,6 +164,8 @@ __all__ = [
     "KitaruClient",
     "KitaruConfig",
     "KitaruContextError",
+    "KitaruDeploymentInputValuesError",
+    "KitaruDeploymentNotFoundError",
     "KitaruDivergenceError",
     "KitaruError",
     "KitaruExecutionError",

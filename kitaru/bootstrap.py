@@ -15,6 +15,7 @@ from kitaru import settings
 from kitaru.domain.execution.events import SourceReference
 from kitaru.domain.stack.decide import LOCAL, PROCESS
 from kitaru.engine.codec import Codec
+from kitaru.engine.context import check_journal_may_be_used
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.deployed import BundledCode, OwnCode, Place
 from kitaru.engine.registry import Registry
@@ -204,6 +205,7 @@ def current_runtime() -> Runtime:
 
     Raises KitaruUsageError for a bad setting and KitaruBackendError when the journal cannot open.
     """
+    check_journal_may_be_used()
     if _explicit is not None:
         return _explicit
     config = settings.in_force()

@@ -29,6 +29,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 patch.delenv(variable)
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
@@ -81,6 +82,7 @@ def run_program(tmp_path: Path, journal_url: str) -> RunProgram:
             timeout=timeout,
             cwd=tmp_path,
             env={
+                "KITARU_RUNNER_IDLE_SECONDS": "1",
                 **os.environ,
                 "KITARU_JOURNAL": journal_url,
                 "KITARU_CONFIG_PATH": str(tmp_path / "choice"),

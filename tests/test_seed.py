@@ -236,3 +236,84 @@ def test_the_rules_to_know_hold(run_snippets: Callable[..., list[str]]) -> None:
     assert ".run(" in lines[0]
     assert "-1" in lines[1]
     assert "-1" in lines[2]
+
+
+@pytest.fixture
+def run_snippets_elsewhere(run_program: RunProgram, tmp_path: Path) -> Callable[..., list[str]]:
+    """The same for snippets that import the flow from a file of its own, as what is deployed is."""
+    flows = textwrap.dedent(DEFINITIONS) + textwrap.dedent(DEFINING)
+    (tmp_path / "flows.py").write_text(flows, encoding="utf-8")
+
+    def run(*snippets: str) -> list[str]:
+        done = run_program(
+            "\n".join(map(textwrap.dedent, ["from flows import *", "import kitaru", *snippets])),
+            timeout=90,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_a_flow_is_deployed_and_invoked_by_default_version_and_tag(
+    run_snippets_elsewhere: Callable[..., list[str]],
+) -> None:
+    lines = run_snippets_elsewhere(
+        """
+        # Producer side: create a reusable deployment version.
+        my_agent.deploy(url="https://example.com")
+
+        # Consumer side: start a new execution from the deployed default route.
+        handle = my_agent.invoke(url="https://example.com")
+        """,
+        """
+        print(handle.wait(), handle.status)
+        my_agent.deploy(url="two", tags={"stable": True})
+        for chosen in ({}, {"version": 2}, {"tag": "stable"}):
+            handle = my_agent.invoke(**chosen)
+            execution = kitaru.KitaruClient().executions.get(handle.exec_id)
+            print(execution.deployment.version, handle.wait())
+        """,
+    )
+    assert lines == [
+        "<HTTPS://EXAMPLE.COM> completed",
+        "1 <HTTPS://EXAMPLE.COM>",
+        "2 <TWO>",
+        "2 <TWO>",
+    ]
+
+
+def test_a_flow_is_run_then_deployed_then_invoked_with_and_without_its_source(
+    run_snippets_elsewhere: Callable[..., list[str]],
+) -> None:
+    lines = run_snippets_elsewhere(
+        """
+        # Ad-hoc run from the current process
+        handle = my_agent.run(url="https://example.com")
+        """,
+        "handles = [handle]",
+        """
+        # Deploy an immutable snapshot (new version each call).
+        # Parameterized flows take representative deployment-time inputs;
+        # consumers can override them at invocation time.
+        my_agent.deploy(url="https://example.com")
+
+        # Consumers that have the flow imported can invoke by attribute
+        handle = my_agent.invoke(url="https://example.com")
+        """,
+        "handles.append(handle)",
+        """
+        # Or invoke source-free by flow name (from Python, CLI, MCP, or HTTP)
+        from kitaru import KitaruClient
+        handle = KitaruClient().deployments.invoke(
+            flow="my_agent",
+            inputs={"url": "https://example.com"},
+        )
+        """,
+        """
+        handles.append(handle)
+        for handle in handles:
+            print(handle.wait())
+        """,
+    )
+    assert lines == ["<HTTPS://EXAMPLE.COM>"] * 3

@@ -66,6 +66,15 @@ Scope = FlowScope | CheckpointScope
 scope: ContextVar[Scope | None] = ContextVar("kitaru_scope", default=None)
 
 
+def check_journal_may_be_used() -> None:
+    """Ends a flow's body that is only tried where it would use the journal by itself."""
+    here = scope.get()
+    if isinstance(here, FlowScope):
+        refuse = getattr(here.runner, "refuse_journal", None)
+        if refuse is not None:
+            refuse()
+
+
 def flow_scope(what: str) -> FlowScope:
     """The flow whose body runs here. Raises KitaruContextError anywhere else."""
     match scope.get():

@@ -225,6 +225,9 @@ class Rehearsal:
             self.runner = RehearsedAsyncRunner(self, loaded, arguments)
             self.loop.call_soon(self.runner.begin)
             self.loop.run_forever()
+            for task in (left := asyncio.all_tasks(self.loop)):
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         finally:
             self.loop.close()
 
@@ -293,6 +296,16 @@ class Rehearsal:
         why = f"the recorded answer to {path} would be rejected, and asked for again: {problem}"
         return Stops(why, answers[-1] if answers else None, path, site)
 
+    def refuse_journal(self) -> NoReturn:
+        """The body asks a client for something, by itself: that is recorded nowhere."""
+        self.conclude(
+            Stops(
+                "the body itself reads or writes the journal, which is not recorded: put that into "
+                "a @checkpoint"
+            )
+        )
+        raise ExecutionSuspended
+
     def over(self) -> None:
         """Nothing of the runner has to be run any more."""
         if self._definition.asynchronous:
@@ -330,6 +343,7 @@ class RehearsedAsyncRunner(AsyncRunner):
     def __init__(self, rehearsal: Rehearsal, loaded: Loaded, arguments: dict[str, Any]) -> None:
         super().__init__(rehearsal, loaded, arguments)
         self._rehearsal = rehearsal
+        self.refuse_journal = rehearsal.refuse_journal
 
     def _go_live(self) -> None:
         left = self._left_wait()
@@ -393,6 +407,7 @@ class RehearsedSyncRunner(SyncRunner):
     def __init__(self, rehearsal: Rehearsal, loaded: Loaded, arguments: dict[str, Any]) -> None:
         super().__init__(rehearsal, loaded, arguments)
         self._rehearsal = rehearsal
+        self.refuse_journal = rehearsal.refuse_journal
         self._begun: list[Call] = []
         """The calls that would run now."""
 

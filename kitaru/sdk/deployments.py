@@ -15,6 +15,7 @@ from kitaru.operations import executions
 from kitaru.projections.deployments import DeployedFlow, DeployedVersion
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
 from kitaru.sdk.loops import block, on_runtime, soon
+from kitaru.sdk.places import check_place
 
 R = TypeVar("R")
 _IN_CLIENT = "use AsyncKitaruClient"
@@ -332,6 +333,7 @@ def invoke_blocking(
 
 def _new(invocation: operations.Invocation) -> tuple[Runtime, str]:
     flow = operations.checked_flow(invocation.flow)
+    check_place(flow)
     return current_runtime(), executions.new_exec_id(flow, invocation.idempotency_key)
 
 

@@ -14,11 +14,9 @@ from kitaru.bootstrap import Runtime, blocking, current_runtime
 from kitaru.domain.deployment.state import DEFAULT_TAG
 from kitaru.domain.execution.events import FrozenOptions, SourceReference
 from kitaru.domain.execution.retry import checked_retries
-from kitaru.engine.context import FlowScope, scope
 from kitaru.engine.definitions import FlowDefinition
-from kitaru.engine.source import fingerprint_of, loading, reference_of
+from kitaru.engine.source import fingerprint_of, reference_of
 from kitaru.errors import (
-    KitaruContextError,
     KitaruUsageError,
 )
 from kitaru.image import NO_IMAGE, ImageSetting, ImageSettings, image_settings
@@ -34,6 +32,7 @@ from kitaru.sdk.deployments import (
 )
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
 from kitaru.sdk.loops import block, on_runtime, soon
+from kitaru.sdk.places import check_place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,7 +103,6 @@ class _Source:
         given = {name: kwargs.pop(name) for name in RUN_OPTIONS if name in kwargs}
         if given:
             options = _overridden(self.name, options, given)
-        _check_place(self.name)
         config = settings.in_force()
         prepared = executions.prepare(
             runtime,
@@ -123,7 +121,7 @@ class _Source:
         # What is run anew is not to be served from where it ran before.
         given["cache"] = given["cache"] is not None and given["cache"]
         options = _overridden(self.name, self._options, given)
-        _check_place(self.name)
+        check_place(self.name)
         request = forks.checked_request(
             forks.ForkRequest(
                 source=exec_id,
@@ -143,6 +141,7 @@ class _Source:
         return executions.new_exec_id(self.name, options.idempotency_key), request, target
 
     def _start_blocking(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowHandle[Any]:
+        check_place(self.name)
         runtime = current_runtime()
         prepared, wanted = self._prepare(runtime, args, kwargs)
         has_key = prepared.event.idempotency_key is not None
@@ -160,6 +159,7 @@ class _Source:
         return FlowHandle(runtime, prepared.exec_id, self.definition.types)
 
     def _start_soon(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncFlowHandle[Any]:
+        check_place(self.name)
         runtime = current_runtime()
         prepared, wanted = self._prepare(runtime, args, kwargs)
         started = soon(runtime, placing.start(runtime, prepared, wanted))
@@ -173,7 +173,6 @@ class _Source:
         tags: Mapping[str, bool] | None,
         default_on_first: bool,
     ) -> AsyncDeployment[Any]:
-        _check_place(self.name)
         led_by = {DEFAULT_TAG: True} if tags is None else tags
 
         async def deploy(runtime: Runtime) -> DeployedVersion:
@@ -196,7 +195,6 @@ class _Source:
         idempotency_key: str | None,
         inputs: dict[str, Any],
     ) -> deployments.Invocation:
-        _check_place(self.name)
         return deployments.Invocation(
             flow=self.name,
             version=version,
@@ -320,6 +318,7 @@ class Flow(_Source, Generic[P, R]):
         journal cannot be written. Nothing is deployed then.
         """
         refuse_on_event_loop(f"{self.name}.deploy()", f"use `await {self.name}.aio.deploy(...)`")
+        check_place(self.name)
         options = _overridden(self.name, self._options, _given(stack, image, cache, retries, None))
         made = block(
             f"{self.name}.deploy()",
@@ -449,6 +448,7 @@ class AsyncFlow(_Source, Generic[P, R]):
         **kwargs: Any,
     ) -> AsyncDeployment[R]:
         """Makes the flow's project the flow's next version; as `Flow.deploy`."""
+        check_place(self.name)
         options = _overridden(self.name, self._options, _given(stack, image, cache, retries, None))
         return await self._deploy(args, kwargs, options, tags, publish_default_on_first_deploy)
 
@@ -627,17 +627,3 @@ def _cache(config: settings.KitaruConfig) -> bool | None:
     """What was said of the cache outside the code; None: nothing, so that checkpoints decide."""
     is_said = config.origins["cache"].layer is not settings.Layer.BUILT_IN
     return config.cache if is_said else None
-
-
-def _check_place(name: str) -> None:
-    if isinstance(scope.get(), FlowScope):
-        raise KitaruContextError(
-            f"Flow {name!r} cannot be started from another flow's body: each replay would start it "
-            "again. Start it inside a @checkpoint."
-        )
-    loaded = loading()
-    if loaded is not None:
-        raise KitaruContextError(
-            f"Flow {name!r} would be started while {loaded} is being loaded for another execution. "
-            'Put the start behind `if __name__ == "__main__":`.'
-        )

@@ -97,9 +97,13 @@ class Machine:
 
     def serve(self) -> "subprocess.Popen[bytes]":
         """A worker, until the test ends, that starts runners for what is due."""
+        return self.start_command(self.project("worker", {}), "worker")
+
+    def start_command(self, folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+        """A command of the command line that runs until the test ends."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "kitaru", "worker"],
-            cwd=self.project("worker", {}),
+            [sys.executable, "-m", "kitaru", *arguments],
+            cwd=folder,
             env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -150,6 +154,11 @@ class Machine:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         return pid
+
+    def terminate(self, pid: int) -> None:
+        """Tells one runner of this journal to end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
     def kill_runners(self) -> int:
         """Kills every runner of this journal; returns how many there were."""

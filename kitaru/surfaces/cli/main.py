@@ -26,6 +26,7 @@ _DEPLOY = f"{_HERE}.deploy"
         "check": Entry(
             f"{_HERE}.histories", "check", "Replay recorded histories against today's code."
         ),
+        "lint": Entry(f"{_HERE}.lint", "lint", "Find what a replay of a flow cannot repeat."),
         "worker": Entry(f"{_HERE}.worker", "worker", "Run executions until it is stopped."),
         "candidate": Entry(f"{_HERE}.candidate", "candidate", "Judge by a bundle.", True),
         "runner": Entry(f"{_HERE}.runner", "runner", "Run the executions of one route.", True),

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -539,6 +540,29 @@ async def test_an_execution_cannot_be_started_by_a_body_that_is_tried() -> None:
     past = await record(two)
     verdict = judged(starts, past.events[:1])
     assert "cannot be started from another flow's body" in verdict.summary
+
+
+@both
+async def test_a_body_that_uses_the_journal_by_itself_is_unknown(
+    colour: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KITARU_JOURNAL", str(tmp_path / "journal.db"))
+
+    def reads() -> Any:
+        fetch("a")
+        return kitaru.load("nobody", "nothing")
+
+    async def reads_async() -> Any:
+        await fetch.aio("a")
+        return await kitaru.AsyncKitaruClient().executions.list()
+
+    past = await record(TWO[colour])
+    code: Any = {"sync": reads, "async": reads_async}[colour]
+    verdict = await asyncio.to_thread(judged, code, past.events[:2])
+    assert verdict.judgement is Judgement.UNKNOWN
+    assert verdict.version == 2
+    assert "reads or writes the journal" in verdict.summary
+    assert not (tmp_path / "journal.db").exists()
 
 
 async def test_arguments_that_the_code_does_not_take_diverge() -> None:
