@@ -23,6 +23,8 @@ from kitaru.stacks.slots import Slots
 from kitaru.telemetry import LogEvent, report
 
 LOOK_SECONDS = 1.0
+LEAST_SECONDS = 0.1
+"""How long there is between two looks at least."""
 PATIENCE_SECONDS = 1.5
 """How long an execution may stay free while runners of its route are there."""
 EACH_RUNS = 16
@@ -46,6 +48,10 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     lease_seconds: float
     most_per_route: int
     idle_seconds: float = IDLE_SECONDS
+
+
+_left: list[RunnerProcess] = []
+"""Runners whose pool is closed: they go on, and are reaped by the next pool of this process."""
 
 
 class _Failures(Struct):
@@ -92,6 +98,8 @@ class RunnerPool:
             await asyncio.wait([self._task])
             self._task = None
         self._reap()
+        _left.extend(self.runners)
+        self.runners = []
 
     def look_now(self) -> None:
         """Looks at once: something may have become due."""
@@ -126,6 +134,7 @@ class RunnerPool:
     async def _look_for_ever(self) -> None:
         while True:
             self._wake.clear()
+            looked_at = time.monotonic()
             try:
                 await self.look()
             except JournalError as error:
@@ -133,6 +142,8 @@ class RunnerPool:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
+            # A journal that many write to wakes it all the time.
+            await asyncio.sleep(looked_at + LEAST_SECONDS - time.monotonic())
 
     def _on_commit(self, events: Sequence[RecordedEvent]) -> None:
         if not events or any(event.epoch == 0 for event in events):
@@ -161,8 +172,8 @@ class RunnerPool:
         for head in free:
             if head.route in self._told:
                 continue
-            state = _decode_state(head.summary)
-            if state.load_failures:
+            state = _state_of(head)
+            if state is not None and state.load_failures:
                 self._told.add(head.route)
                 report(
                     LogEvent.FLOW_NOT_LOADABLE,
@@ -211,6 +222,7 @@ class RunnerPool:
         report(LogEvent.RUNNER_STARTED, route=route, pid=runner.pid, log=spec.log_file)
 
     def _reap(self) -> None:
+        _left[:] = [runner for runner in _left if runner.poll() is None]
         going_on = []
         for runner in self.runners:
             code = runner.poll()
@@ -238,6 +250,14 @@ class RunnerPool:
         pause = min(2.0 ** min(failures.in_a_row - 2, 10), LONGEST_PAUSE_SECONDS)
         # One may die of anything; those that follow it make a rule.
         failures.not_before = time.monotonic() + (pause if failures.in_a_row > 1 else 0.0)
+
+
+def _state_of(head: Head) -> ExecutionState | None:
+    """The state that a head holds; None for one that this version cannot read."""
+    try:
+        return _decode_state(head.summary)
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _nothing() -> None:

@@ -28,8 +28,9 @@ CREATE INDEX heads_claimable ON heads (category, name, route, claimable_at) WHER
 -- Few heads have a parent: the others cost this index nothing.
 CREATE INDEX heads_by_parent ON heads (parent) WHERE parent IS NOT NULL;
 
--- Few heads have a route: the others cost this index nothing.
-CREATE INDEX heads_by_route ON heads (route, claimable_at) WHERE route != '';
+-- Few heads have a route and are due: the others cost this index nothing.
+CREATE INDEX heads_by_route ON heads (route, claimable_at)
+WHERE route != '' AND due_at IS NOT NULL;
 
 -- A rowid table with integer stream ids: a key that leads with the stream's name writes one page for
 -- each event of a group commit.

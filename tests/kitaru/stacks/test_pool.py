@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from journal import Append, Claim, ClaimQuery, HeadChange, Journal, NewEvent, open_journal
+from kitaru.domain.execution.state import ExecutionState
 from kitaru.engine.executions import CATEGORY
 from kitaru.stacks import pool
 from kitaru.stacks.pool import PoolSettings, RunnerPool
@@ -149,3 +151,19 @@ async def test_closing_leaves_the_runners_alone(tmp_path: Path, starter: Starter
     await runners.look()
     await runners.close()
     assert starter.processes[0].poll() is None
+
+
+async def test_code_that_could_not_be_loaded_is_told_once_for_each_route(
+    tmp_path: Path, starter: Starter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal, runners = await opened(tmp_path)
+    state = ExecutionState(load_failures=1, reason="version 1 of agent cannot be loaded: why")
+    for number in range(3):
+        head = HeadChange(
+            "running", "agent", 0, summary=msgspec.json.encode(state), route="deployment:ab"
+        )
+        append = Append(f"{CATEGORY}-{number}", (NewEvent("A", b""),), 0, head)
+        await journal.append(append)
+    await runners.look()
+    await runners.look()
+    assert capsys.readouterr().err.count("cannot be loaded: why") == 1

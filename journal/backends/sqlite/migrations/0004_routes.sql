@@ -6,5 +6,6 @@ DROP INDEX heads_claimable;
 -- Only heads that are due at some time: finished and waiting ones cost a claim nothing.
 CREATE INDEX heads_claimable ON heads (category, name, route, claimable_at) WHERE due_at IS NOT NULL;
 
--- Few heads have a route: the others cost this index nothing.
-CREATE INDEX heads_by_route ON heads (route, claimable_at) WHERE route != '';
+-- Few heads have a route and are due: the others cost this index nothing.
+CREATE INDEX heads_by_route ON heads (route, claimable_at)
+WHERE route != '' AND due_at IS NOT NULL;
