@@ -19,6 +19,9 @@ from kitaru.stacks.port import Executor, Work
 from kitaru.telemetry import LogEvent, report
 
 LOOK_SECONDS = 1.0
+LEAST_SECONDS = 0.1
+"""How long there is between two looks at least: a journal that many write to wakes it all the
+time."""
 PATIENCE_SECONDS = 3.0
 """How long a new execution may be free before another process than its starter's places it: so long
 a runner takes to come up. One that had a runner already is placed at once by whoever sees it."""
@@ -180,6 +183,7 @@ class Placer:
     async def _look_for_ever(self) -> None:
         while True:
             self._wake.clear()
+            looked_at = time.monotonic()
             try:
                 await self.look()
             except JournalError as error:
@@ -187,6 +191,7 @@ class Placer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
+            await asyncio.sleep(looked_at + LEAST_SECONDS - time.monotonic())
 
     def _on_commit(self, events: Sequence[RecordedEvent]) -> None:
         if not events or any(event.epoch == 0 for event in events):

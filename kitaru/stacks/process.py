@@ -38,6 +38,11 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     """How long an execution that only waits keeps its process."""
 
 
+_started: list[RunnerProcess] = []
+"""The runners of this process that have not ended, also those whose executor is gone: they go on,
+and are reaped when the next one looks."""
+
+
 class ProcessExecutor:
     """Starts one process for each execution; it goes on when its starter ends."""
 
@@ -87,6 +92,7 @@ class ProcessExecutor:
                 for slot in taken:
                     os.close(slot)
             self._running[work.exec_id, work.epoch] = runner
+            _started.append(runner)
         return True
 
     def placed(self) -> Sequence[Placed]:
@@ -133,6 +139,7 @@ class ProcessExecutor:
         )
 
     def _reap(self) -> None:
+        _started[:] = [runner for runner in _started if runner.poll() is None]
         for key, runner in list(self._running.items()):
             code = runner.poll()
             if code is None:

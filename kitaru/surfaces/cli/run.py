@@ -9,6 +9,7 @@ from kitaru.errors import KitaruUsageError
 from kitaru.image import ImageSettings, image_from_text
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.output import Output
+from kitaru.surfaces.cli.text import escaped
 
 
 @click.command(cls=Command)
@@ -53,11 +54,20 @@ def run(
         item = {"exec_id": handle.exec_id, "flow_name": flow.name}
         output.item(item, lambda: str(handle.exec_id))
         if not output.is_json:
-            output.note(
-                f"Started. A worker, or `kitaru executions resume {handle.exec_id}`, runs it."
-            )
+            output.note(_started_text(handle.exec_id))
         return
     wait_for(ctx, output, handle, flow_name=flow.name, timeout=timeout)
+
+
+def _started_text(exec_id: str) -> str:
+    from kitaru.domain.stack.decide import LOCAL
+    from kitaru.sdk.client import KitaruClient
+
+    options = KitaruClient().executions.get(exec_id).options
+    stack = None if options is None else options.stack
+    if stack is None or stack.type == LOCAL:
+        return f"Started. A worker, or `kitaru executions resume {exec_id}`, runs it."
+    return f"Started on the stack {escaped(stack.name)}, which runs it."
 
 
 def image_option(text: str | None) -> ImageSettings | None:

@@ -513,3 +513,24 @@ def test_a_secret_that_is_gone_is_asked_for_and_the_execution_waits_for_it(
     assert not execution(handle).status.is_finished
     monkeypatch.setenv("MY_TOKEN", "open")
     assert handle.wait(DEADLINE_SECONDS) == "Ada"
+
+
+def test_the_command_line_starts_it_and_leaves(
+    agents: Any, journal_url: str, choice_folder: Path
+) -> None:
+    environment = {**os.environ, "KITARU_JOURNAL": journal_url}
+    started = subprocess.run(
+        [
+            *(sys.executable, "-m", "kitaru", "run", f"{agents.__file__}:agent", "--no-wait"),
+            *("--args", '{"n": 7}', "--stack", "isolated"),
+            *("--image", '{"environment": {"LEVEL": "x"}}'),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert started.stderr == "Started on the stack isolated, which runs it.\n"
+    handle = kitaru.KitaruClient().executions.handle(started.stdout.strip())
+    found = handle.wait(DEADLINE_SECONDS)
+    assert (found[0], found[4]["LEVEL"]) == (7, "x")
