@@ -66,8 +66,11 @@ def marks_of(case: str) -> list[pytest.MarkDecorator]:
 
 def left_out(item: pytest.Item) -> str:
     """Why a test says nothing in this mode; empty when it does."""
-    if forgets() and item.get_closest_marker("counts_passes") is not None:
+    counts_them = item.get_closest_marker("counts_passes") is not None
+    if forgets() and counts_them:
         return "it counts passes or take-overs, and each event makes another one"
+    if is_on("poll-only") and counts_them:
+        return "a worker that looks all the time takes its own lease anew before another can"
     if is_on("single-thread") and item.get_closest_marker("needs_threads") is not None:
         return "it holds several bodies up at once"
     return ""

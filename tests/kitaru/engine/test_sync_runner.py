@@ -559,6 +559,7 @@ def three_steps() -> list[str]:
     return [step("a"), step("b"), step.submit("c").result()]
 
 
+@pytest.mark.counts_passes
 @pytest.mark.parametrize("point", ["a", "b", "c"])
 async def test_a_worker_that_was_taken_for_dead_records_nothing_more(
     bench: Any, point: str, gate: threading.Event
