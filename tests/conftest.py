@@ -22,12 +22,10 @@ settings.load_profile(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that counts passes or take-overs says nothing where each event makes another one."""
-    if modes.forgets():
-        skip = pytest.mark.skip(reason="it counts passes or take-overs")
-        for item in items:
-            if item.get_closest_marker("counts_passes") is not None:
-                item.add_marker(skip)
+    """Leaves out what says nothing in the engine's mode."""
+    for item in items:
+        if why := modes.left_out(item):
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]

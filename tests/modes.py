@@ -33,6 +33,16 @@ ABOUT_TAKE_OVERS = {
     "a-given-up-execution-can-be-retried",
 }
 """Cases about the limit of take-overs, which there is none of where every lease is stolen."""
+AT_ONCE = {
+    "futures-are-given-in-journal-order-again",
+    "both-lost-futures-run-again",
+    "the-winner-stays-the-winner",
+    "a-map-goes-on-where-it-was",
+    "whether-a-future-is-done-cannot-be-asked",
+    "two-executions-do-not-meet",
+    "a-fork-answers-what-its-source-still-waits-for",
+}
+"""Cases in which several bodies are held up, or several flows wait, at once."""
 GIVEN_UP = '"the flow no longer waits"'
 ROOT = Path(__file__).parents[1]
 TESTS = (
@@ -46,6 +56,24 @@ TESTS = (
 def is_on(mode: str) -> bool:
     """Whether the tests run in this mode now."""
     return os.environ.get(VARIABLE, "normal") == mode
+
+
+def marks_of(case: str) -> list[pytest.MarkDecorator]:
+    """In which modes a conformance case says nothing."""
+    marks = [pytest.mark.counts_passes] if case in ABOUT_TAKE_OVERS else []
+    return [*marks, pytest.mark.needs_threads] if case in AT_ONCE else marks
+
+
+def left_out(item: pytest.Item) -> str:
+    """Why a test says nothing in this mode; empty when it does."""
+    counts_them = item.get_closest_marker("counts_passes") is not None
+    if forgets() and counts_them:
+        return "it counts passes or take-overs, and each event makes another one"
+    if is_on("poll-only") and counts_them:
+        return "a worker that looks all the time takes its own lease anew before another can"
+    if is_on("single-thread") and item.get_closest_marker("needs_threads") is not None:
+        return "it holds several bodies up at once"
+    return ""
 
 
 def forgets() -> bool:

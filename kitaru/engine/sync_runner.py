@@ -677,7 +677,12 @@ class SyncRunner:
         self._before_live(wait.asked)
         self._deliver_cancel_before(None)
         self._wait_for_lease()
-        known = self.history.waits.get(wait.path)
+        with self.changed:
+            # An answer may have come since the body asked: then the wait is not open any more.
+            outcome = self.history.log.get(wait.path)
+            known = self.history.waits.get(wait.path)
+        if outcome is not None:
+            return outcome
         if known is None:
             self._put_noted(wait.requested(self.host.journal.now()))
             self._flush()

@@ -18,7 +18,7 @@ PLAYED = [
         colour,
         backend,
         id=f"{case.file[:-5]}/{case.id}/{colour}/{backend}",
-        marks=[pytest.mark.counts_passes] if case.id in modes.ABOUT_TAKE_OVERS else [],
+        marks=modes.marks_of(case.id),
     )
     for case in CASES
     for colour in case.colours

@@ -23,9 +23,11 @@ from kitaru.domain.execution.events import (
     ExecutionFailed,
     ExecutionRecovered,
     FlowAttemptFailed,
+    WaitRequested,
 )
 from kitaru.engine.codec import Codec
 from kitaru.engine.executions import stream_of
+from kitaru.engine.sync_runner import SyncRunner
 from kitaru.operations import executions
 from kitaru.operations.waits import give_input
 
@@ -268,6 +270,7 @@ def fail() -> None:
     raise ValueError("the body itself fails")
 
 
+@pytest.mark.counts_passes
 async def test_flow_retries_keep_completed_calls_after_every_crash(bench: Any) -> None:
     at.update({"pass 1": fail, "pass 2": fail})
     handle = await retried.aio.run()
@@ -358,6 +361,7 @@ def fails_while_a_call_is_recorded() -> str:
     return future.result()
 
 
+@pytest.mark.needs_threads
 async def test_an_outcome_of_a_failed_pass_is_recorded_in_it_or_not_at_all(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +422,7 @@ def fails_early() -> None:
     raise ValueError("early")
 
 
+@pytest.mark.needs_threads
 async def test_a_body_that_raises_does_not_wait_for_its_submitted_calls(
     bench: Any, gate: threading.Event
 ) -> None:
@@ -554,6 +559,7 @@ def three_steps() -> list[str]:
     return [step("a"), step("b"), step.submit("c").result()]
 
 
+@pytest.mark.counts_passes
 @pytest.mark.parametrize("point", ["a", "b", "c"])
 async def test_a_worker_that_was_taken_for_dead_records_nothing_more(
     bench: Any, point: str, gate: threading.Event
@@ -604,6 +610,7 @@ async def test_an_answer_that_comes_before_the_question_is_known_to_be_durable_c
     assert await bench.result(crashed, asks) == "yes"
 
 
+@pytest.mark.needs_threads
 async def test_an_event_of_a_newer_version_ends_the_pass_of_a_body_that_waits(
     bench: Any, gate: threading.Event
 ) -> None:
@@ -624,3 +631,37 @@ async def test_an_event_of_a_newer_version_ends_the_pass_of_a_body_that_waits(
     gate.set()
     await asyncio.sleep(0.05)
     assert len(await bench.recorded(handle.exec_id)) == version + 1
+
+
+@flow
+def asks_then_works() -> list[str]:
+    return [kitaru.wait.sync(schema=str, name="answer"), step("after")]
+
+
+@pytest.mark.counts_passes
+async def test_an_answer_in_the_instant_of_a_recovery_is_not_asked_for_again(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await asks_then_works.aio.run()
+
+    async def asked() -> int:
+        return sum(isinstance(it, WaitRequested) for it in await bench.events(handle.exec_id))
+
+    while not await asked():  # noqa: ASYNC110 - nothing tells it
+        await asyncio.sleep(0)
+    history = (await bench.recorded(handle.exec_id))[:2]
+    wait_for_lease = SyncRunner._wait_for_lease
+
+    def answered_here(self: Any) -> None:
+        if self.exec_id == "recovered" and "answer" in self.history.waits:
+            # The body has found no answer yet, and is about to look what it has asked.
+            bench.in_body(give_input(bench.runtime, "recovered", "answer", "yes"))
+            while "answer" not in self.history.log:
+                threading.Event().wait(0.001)
+        wait_for_lease(self)
+
+    monkeypatch.setattr(SyncRunner, "_wait_for_lease", answered_here)
+    await bench.crashed_after(asks_then_works, history, "recovered")
+    assert await bench.result("recovered", asks_then_works) == ["yes", "after"]
+    events = await bench.events("recovered")
+    assert sum(isinstance(event, WaitRequested) for event in events) == 1

@@ -18,6 +18,7 @@ from kitaru.domain.execution.commands import (
     GiveInput,
     Recover,
     Reopen,
+    Resolve,
     RetryNow,
     Start,
 )
@@ -28,6 +29,7 @@ from kitaru.domain.execution.events import (
     CheckpointCompleted,
     CheckpointEvent,
     CheckpointFailed,
+    CheckpointResolved,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
@@ -41,6 +43,7 @@ from kitaru.domain.execution.events import (
     FrozenOptions,
     InputGiven,
     RetryHastened,
+    ReviewRequested,
     SourceReference,
     TimerFired,
     WaitAborted,
@@ -411,3 +414,53 @@ def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> No
     assert not still_holds(answered, WaitExpired(path="w"))
     assert not still_holds(answered, ExecutionParked())
     assert still_holds(answered, DONE)
+
+
+LOST = ReviewRequested(path="c#2", name="c", attempt=4, site="a.py:3", arguments_digest="x")
+IN_DOUBT = (LOST,)
+
+
+def test_a_lost_attempt_is_given_the_result_that_somebody_knows() -> None:
+    resolved, completed = decide(given_(*IN_DOUBT), Resolve("c#2", LOST, result=NULL))
+    assert resolved == CheckpointResolved(path="c#2", decision="result")
+    assert isinstance(completed, CheckpointCompleted)
+    assert completed.result == NULL
+    assert completed.resolved
+    facts = (completed.path, completed.name, completed.attempt, completed.arguments_digest)
+    assert facts == ("c#2", "c", 4, "x")
+
+
+def test_a_lost_attempt_is_given_the_failure_that_somebody_knows() -> None:
+    resolved, failed = decide(given_(*IN_DOUBT), Resolve("c#2", LOST, error=ERROR))
+    assert resolved == CheckpointResolved(path="c#2", decision="failed")
+    assert isinstance(failed, CheckpointFailed)
+    assert (failed.error, failed.retry_at, failed.attempt) == (ERROR, None, 4)
+
+
+def test_a_lost_attempt_of_which_nothing_is_said_runs_again() -> None:
+    state = given_(*IN_DOUBT)
+    assert decide(state, Resolve("c#2", LOST)) == (
+        CheckpointResolved(path="c#2", decision="run again"),
+    )
+
+
+def test_only_what_needs_review_is_resolved_and_not_while_the_code_is_wrong() -> None:
+    with pytest.raises(KitaruStateError, match="those that do: c#2"):
+        decide(given_(*IN_DOUBT), Resolve("c", LOST, result=NULL))
+    with pytest.raises(KitaruStateError, match="those that do: none"):
+        decide(given_(), Resolve("c#2", LOST, result=NULL))
+    with pytest.raises(KitaruStateError, match="those that do: c#2"):
+        decide(given_(*IN_DOUBT), Resolve("c#2", None, result=NULL))
+    with pytest.raises(KitaruStateError, match="has diverged"):
+        decide(given_(*IN_DOUBT, DIVERGED), Resolve("c#2", LOST, result=NULL))
+
+
+def test_a_review_is_no_wait_that_an_answer_could_end() -> None:
+    with pytest.raises(KitaruStateError, match="needs review: resolve it"):
+        decide(given_(*IN_DOUBT), GiveInput("c#2", NULL))
+
+
+@pytest.mark.parametrize("over", ["expired", "was aborted"])
+def test_an_answer_to_a_wait_that_is_over_is_refused(over: str) -> None:
+    with pytest.raises(KitaruStateError, match=f"is over: it {over} before"):
+        decide(given_(), GiveInput("w", NULL, over=over))
