@@ -251,6 +251,9 @@ class AsyncRunner:
         """When calls that failed are due to be tried again, by path."""
         self.unstarted: list[Call | Timer | Wait] = []
         self.running: dict[str, Call] = {}
+        self.committing: set[str] = set()
+        """The calls whose writes are on their way into a database: the pass does not end before
+        what has come of them is recorded."""
         self.looking_up: dict[str, Call] = {}
         """Calls that may be answered by an earlier execution's results."""
         self.unshared: set[str] = set()
@@ -309,7 +312,8 @@ class AsyncRunner:
         if self.divergence is not None:
             self._diverge(self.divergence)
         elif self._root.done():
-            self._end_pass()
+            if not self.committing:
+                self._end_pass()
         elif not self.history.order and not self.kept_ready:
             self._go_live()
             self._consider_suspending()
@@ -962,6 +966,7 @@ class AsyncRunner:
         return await self._run_body(call, context) if found is None else found
 
     def _start_committing(self, call: Call, result: Any) -> None:
+        self.committing.add(call.path)
         task = self.host.loop.create_task(self._commit(call, result))
         task.add_done_callback(functools.partial(self._committed, call))
 
@@ -1007,6 +1012,7 @@ class AsyncRunner:
 
     @guarded
     def _committed(self, call: Call, task: "asyncio.Task[BaseException | None]") -> None:
+        self.committing.discard(call.path)
         if self.running.get(call.path) is call:
             del self.running[call.path]
         self._end_transaction(call)

@@ -197,6 +197,8 @@ class SyncRunner:
         self._thread = 0
         self.bodies = 0
         """How many checkpoints' bodies run, of an earlier pass too; guarded by `changed`."""
+        self.committing = 0
+        """How many calls commit writes and record their outcome now; guarded by `changed`."""
         self._end_told = False
         self._let_go_at = 0.0
         """When the body, where it is blocked, has waited for long enough."""
@@ -298,6 +300,11 @@ class SyncRunner:
         self._check_all_fits([], error, ended=True)
         error = self._finish_submitted() or error if error is None else error
         with self.changed:
+            # What a database has of this execution, the journal must have before its end.
+            while self.committing and not self._stopped:
+                self.changed.wait()
+            if self._stopped:
+                raise ExecutionSuspended
             self.ended = True
             self.changed.notify_all()
         if error is None:
@@ -1004,6 +1011,19 @@ class SyncRunner:
         self, call: Call, value: Any, recorded: Callable[[Outcome], None], pass_number: int
     ) -> Outcome | Found:
         """Commits what an attempt has written, and records its outcome; or gives another's."""
+        with self.changed:
+            self._check_pass(pass_number)
+            self.committing += 1
+        try:
+            return self._commit(call, value, recorded, pass_number)
+        finally:
+            with self.changed:
+                self.committing -= 1
+                self.changed.notify_all()
+
+    def _commit(
+        self, call: Call, value: Any, recorded: Callable[[Outcome], None], pass_number: int
+    ) -> Outcome | Found:
         transaction = call.transaction
         assert transaction is not None
         event, blobs = call.completed(value, self.host.codec, offered=False)

@@ -456,6 +456,45 @@ def test_a_clients_event_in_front_of_the_outcome_is_taken_in(body: Any) -> None:
 
 
 @every_body
+def test_a_cancel_between_a_commit_and_its_outcome_leaves_no_write_without_one(
+    body: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "shared":
+        pytest.skip("there is no moment in between")
+    settle = transactions.SeparateAttempt.settle
+
+    def settle_and_cancel(self: Any, *arguments: Any) -> Any:
+        found = settle(self, *arguments)
+        executions.cancel(handles[0].exec_id)
+        runner: Any = current_runtime().worker.runners.get(handles[0].exec_id)
+        end = time.monotonic() + 1
+        # Until the body has been given it, where that is not only after the outcome.
+        while time.monotonic() < end and runner is not None:
+            root = getattr(runner, "root", None)
+            if runner._cancel_delivered and (root is None or root.done()):
+                break
+            time.sleep(0.001)
+        return found
+
+    begun = threading.Event()
+    handles: list[Any] = []
+    monkeypatch.setattr(transactions.SeparateAttempt, "settle", settle_and_cancel)
+
+    def wait_for_the_handle() -> None:
+        begun.wait(STUCK_SECONDS)
+
+    global before
+    before = wait_for_the_handle
+    handles.append(started(body, "one"))
+    begun.set()
+    with pytest.raises(kitaru.KitaruCancelledError):
+        handles[0].wait(timeout=STUCK_SECONDS)
+    path = "put_async" if body in (sync_flow_of_async, awaited) else "put"
+    assert orders() == ["one"]
+    assert len(completed(handles[0].exec_id, path)) == 1
+
+
+@every_body
 def test_a_transaction_that_is_open_for_too_long_stops_nobody_else(
     body: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
