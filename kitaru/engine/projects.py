@@ -2,7 +2,6 @@
 
 import ast
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -149,6 +148,8 @@ def _relative(path: str, root: str) -> str:
 
 
 def _git(folder: str, *arguments: str) -> str:
+    import subprocess  # not for running flows
+
     try:
         done = subprocess.run(  # noqa: S603 - a fixed command, without a shell
             ["git", *arguments],  # noqa: S607 - the git of whoever deploys

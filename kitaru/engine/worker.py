@@ -560,6 +560,9 @@ class Worker:
             self._to_notice.extend(self.runners)
         if self._noticing is None:
             self._noticing = self.loop.call_later(NOTICE_SECONDS, self._notice_some)
+            if self.route:
+                # Most of what a runner process runs, others have started: it looks at once.
+                self.look_now()
 
     def _notice_some(self) -> None:
         self._noticing = None

@@ -15,6 +15,7 @@ from journal import CorruptJournal, Head, HeadQuery, JournalError, RecordedEvent
 from kitaru import settings
 from kitaru.domain.execution.state import ExecutionState
 from kitaru.domain.values import StoredValue
+from kitaru.engine import deployments
 from kitaru.engine.upcasts import DamagedEvent, UnknownEvent
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 from kitaru.projections.executions import CATEGORY, execution_of, head_of, summary_of
@@ -249,6 +250,11 @@ def verify(reader: "SqliteReader", exec_id: str | None = None) -> Verification:
             events += head.version
             if head.stream not in damaged:
                 problems += _fold_problems(reader, head)
+        for head in () if only is not None else _heads(reader, None, deployments.CATEGORY):
+            streams += 1
+            events += head.version
+            if head.stream not in damaged:
+                problems += _deployment_problems(reader, head)
     except CorruptJournal as error:
         # The heads themselves cannot be read any further; what was found up to here counts.
         if error.stream not in damaged:
@@ -256,7 +262,7 @@ def verify(reader: "SqliteReader", exec_id: str | None = None) -> Verification:
     return Verification(streams, events, tuple(problems))
 
 
-def _heads(reader: "SqliteReader", only: str | None) -> Iterator[Head]:
+def _heads(reader: "SqliteReader", only: str | None, category: str = CATEGORY) -> Iterator[Head]:
     if only is not None:
         head = reader.head(only)
         if head is not None:
@@ -264,7 +270,7 @@ def _heads(reader: "SqliteReader", only: str | None) -> Iterator[Head]:
         return
     cursor: str | None = None
     while True:
-        page = reader.heads(HeadQuery(category=CATEGORY, limit=PAGE, cursor=cursor))
+        page = reader.heads(HeadQuery(category=category, limit=PAGE, cursor=cursor))
         yield from page
         if len(page) < PAGE:
             return
@@ -297,6 +303,22 @@ def _fold_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
     for name, value in stored.items():
         if value != led_to[name]:
             what = f"the stored {name} is {value!r}, and the events lead to {led_to[name]!r}"
+            yield Problem(head.stream, head.version, "head", what)
+
+
+def _deployment_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
+    try:
+        state = deployments.state_of(_events(reader, head))
+    except UnknownEvent as error:
+        yield Problem(head.stream, error.version, "newer", str(error))
+        return
+    except DamagedEvent as error:
+        yield Problem(head.stream, error.version, "unreadable", error.what)
+        return
+    led_to = deployments.head_of(deployments.flow_of(head.stream), state)
+    for name in ("state", "name", "summary"):
+        if getattr(head, name) != getattr(led_to, name):
+            what = f"the stored {name} of the deployments is not what the events lead to"
             yield Problem(head.stream, head.version, "head", what)
 
 

@@ -138,3 +138,47 @@ def test_a_flow_of_either_colour_is_deployed_and_invoked(machine: Any, colour: s
         """,
     )
     assert told.split() == ["1", "8", "2", "12", "2"]
+
+
+def test_modules_are_found_in_the_bundle_as_the_deployer_found_them(machine: Any) -> None:
+    project = machine.project(
+        "project",
+        {
+            "pyproject.toml": "",
+            "src/pkg/__init__.py": "",
+            "src/pkg/words.py": "GREETING = 'hello'",
+            "src/pkg/flows.py": """
+                from kitaru import checkpoint, flow
+                import shared
+                from .words import GREETING
+
+                @checkpoint
+                def greet(name: str) -> str:
+                    from pkg import later
+                    return f"{GREETING} {name}{shared.MARK}{later.MARK}"
+
+                @flow
+                def agent(name: str = "you") -> str:
+                    return greet(name)
+                """,
+            "src/pkg/later.py": "MARK = '?'",
+            "lib/shared.py": "MARK = '!'",
+            "secret/.env": "TOKEN=1",
+        },
+    )
+    told = machine.program(
+        project,
+        """
+        import sys
+        sys.path[:0] = ["src", "lib"]
+        from pkg.flows import agent
+        entry = agent.deploy().details.entry
+        print(entry.module, entry.file, entry.root, entry.import_roots)
+        """,
+    )
+    assert told.split(maxsplit=3)[:3] == ["pkg.flows", "src/pkg/flows.py", "src"]
+    for file in ("src/pkg/words.py", "src/pkg/later.py", "lib/shared.py"):
+        (project / file).unlink()
+    told = machine.kitaru(machine.project("empty", {}), "invoke", "agent")
+    assert told.split("\n")[-2] == "hello you!?"
+    assert not list((machine.folder / "cache").rglob(".env"))

@@ -1,6 +1,7 @@
 """A version is deployed whole or not at all; inputs are looked at before anything starts."""
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from kitaru.errors import (
     KitaruStateError,
     KitaruUsageError,
 )
-from kitaru.operations import deployed, deployments, packaging
+from kitaru.operations import deployed, deployments, packaging, reading
 from kitaru.operations.deployments import Invocation
 from kitaru.operations.inputs import merged
 from kitaru.stacks.pool import RunnerPool
@@ -250,3 +251,20 @@ async def test_what_readers_see_is_what_was_deployed(
         assert deployed.executions_of(reader, deployed.version(reader, "agent", 1, None)) == []
         with pytest.raises(KitaruDeploymentNotFoundError, match="kitaru flow list"):
             deployed.flow(reader, "other")
+
+
+async def test_the_journals_check_covers_deployments(
+    runtime: Any, project: Path, tmp_path: Path
+) -> None:
+    await deploy(runtime, project, "plain")
+    with open_reader(str(tmp_path / "journal.db")) as reader:
+        found = reading.verify(reader)
+        assert (found.is_sound, found.streams, found.events) == (True, 1, 2)
+    connection = sqlite3.connect(tmp_path / "journal.db")
+    connection.execute("UPDATE heads SET summary = '{\"latest\":9}' WHERE category = 'deployment'")
+    connection.commit()
+    connection.close()
+    with open_reader(str(tmp_path / "journal.db")) as reader:
+        [problem] = reading.verify(reader).problems
+    assert (problem.kind, problem.stream) == ("head", "deployment-plain")
+    assert "summary" in problem.what
