@@ -13,6 +13,7 @@ from kitaru.engine.bundles import Bundle, bundle_of
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.projects import (
+    check_root,
     commit_of,
     deployable,
     entry_point,
@@ -72,6 +73,7 @@ def package(
     data = Codec().encode(named, where="arguments", types=definition.types)
     defaults, blobs = stored(data)
     root = project_root(reference.file)
+    check_root(root)
     bundle = bundle_of(root, without=_journal_in(root, journal))
     facts = VersionDeployed(
         version=0,
