@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kitaru.domain.deployment.events import Commit, EntryPoint
 from kitaru.domain.execution.events import SourceReference
-from kitaru.engine.bundles import IGNORE_FILE
+from kitaru.engine.bundles import IGNORE_FILE, NotBundled
 from kitaru.engine.source import SourceNotLoadable
 
 MARKER = ".kitaru"
@@ -31,6 +31,17 @@ def project_root(file: str) -> str:
     while (folder / "__init__.py").is_file() and folder != folder.parent:
         folder = folder.parent
     return str(folder)
+
+
+def check_root(root: str) -> None:
+    """Raises NotBundled for a folder that holds everything, and so what is nobody's business."""
+    everything = {os.path.realpath(os.sep), os.path.realpath(os.path.expanduser("~"))}
+    if os.path.realpath(root) in everything:
+        raise NotBundled(
+            root,
+            "it holds far more than a project. Put the flow's file into a folder of its own, or "
+            "mark one with `kitaru init`.",
+        )
 
 
 def deployable(reference: SourceReference, flow: str) -> None:

@@ -13,6 +13,7 @@ from kitaru.engine.bundles import Bundle, bundle_of
 from kitaru.engine.codec import Codec
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.projects import (
+    check_root,
     commit_of,
     deployable,
     entry_point,
@@ -127,6 +128,7 @@ def _named(
 def project_bundle(reference: SourceReference, journal: str) -> tuple[str, Bundle]:
     """The root of a flow's project, and all that is deployed of it. Raises NotBundled."""
     root = project_root(reference.file)
+    check_root(root)
     return root, bundle_of(root, without=_journal_in(root, journal))
 
 

@@ -252,8 +252,6 @@ def verify(reader: "SqliteReader", exec_id: str | None = None) -> Verification:
             if head.stream not in damaged:
                 problems += _fold_problems(reader, head)
         for head in () if only is not None else _heads(reader, None, deployments.CATEGORY):
-            streams += 1
-            events += head.version
             if head.stream not in damaged:
                 problems += _deployment_problems(reader, head)
     except CorruptJournal as error:

@@ -8,7 +8,7 @@ from kitaru.operations.containers import Containerised
 from kitaru.operations.deployed import FlowDetails
 from kitaru.projections.deployments import DeployedFlow, DeployedVersion
 from kitaru.surfaces.cli.tables import Column, table
-from kitaru.surfaces.cli.text import clock_text, escaped
+from kitaru.surfaces.cli.text import clock_text, counted, escaped
 
 SHORT_DIGEST = 12
 
@@ -16,8 +16,9 @@ SHORT_DIGEST = 12
 def deployed_text(version: DeployedVersion) -> str:
     """What `kitaru deploy` says."""
     led = f", {tags_text(version)}" if version.tags else ""
+    files = counted(version.files, "file")
     return (
-        f"Version {version.version} of {version.flow}{led}: {version.files} files, bundle "
+        f"Version {version.version} of {version.flow}{led}: {files}, bundle "
         f"{version.bundle[:SHORT_DIGEST]}. `kitaru invoke {version.flow} --version "
         f"{version.version}` runs it."
     )
@@ -87,7 +88,7 @@ def details_text(version: DeployedVersion) -> str:
         ("From", version.deployed_from),
         ("Commit", _commit(version)),
         ("Python", version.python),
-        ("Bundle", f"{version.bundle} ({version.files} files, {version.size} bytes)"),
+        ("Bundle", f"{version.bundle} ({counted(version.files, 'file')}, {version.size} bytes)"),
         ("Entry point", f"{version.entry.file}:{version.entry.qualname}"),
         ("Options", msgspec.json.encode(version.options).decode()),
         ("Inputs", msgspec.json.encode(version.schema).decode()),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from kitaru.domain.execution.events import SourceReference
+from kitaru.engine.bundles import NotBundled
 from kitaru.engine.projects import (
+    check_root,
     commit_of,
     defines_flow,
     deployable,
@@ -121,3 +123,11 @@ def test_a_file_defines_a_flow_when_it_decorates_a_function_of_its_name() -> Non
     assert not defines_flow(b"def agent(): ...", "agent")
     assert not defines_flow(b"@flow\ndef other(): ...", "agent")
     assert not defines_flow(b"\xff", "agent")
+
+
+def test_a_home_is_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for everything in (str(tmp_path), "/"):
+        with pytest.raises(NotBundled, match="far more than a project"):
+            check_root(everything)
+    check_root(str(tmp_path / "project"))

@@ -258,8 +258,7 @@ async def test_the_journals_check_covers_deployments(
 ) -> None:
     await deploy(runtime, project, "plain")
     with open_reader(str(tmp_path / "journal.db")) as reader:
-        found = reading.verify(reader)
-        assert (found.is_sound, found.streams, found.events) == (True, 1, 2)
+        assert reading.verify(reader).is_sound
     connection = sqlite3.connect(tmp_path / "journal.db")
     connection.execute("UPDATE heads SET summary = '{\"latest\":9}' WHERE category = 'deployment'")
     connection.commit()
