@@ -30,6 +30,7 @@ from kitaru.engine.upcasts import decode_event
 from tests.simulation.core import (
     Finished,
     Violation,
+    check_attempts,
     check_marks,
     check_reference,
     ending_text,
@@ -198,6 +199,7 @@ class Checks:
             if twice:
                 raise Violation(f"I1: two outcomes of {twice} in {stream}")
             passes = self.world.ledger.passes.get(exec_id, [])
+            check_attempts(events)
             check_marks(events, [it.trace for it in passes])
             if self._is_plain(plan.kind, plan.retries, events):
                 check_reference(plan.program, events)

@@ -68,6 +68,8 @@ FINISHED = 0.25
 """The part of the crash points from which the execution goes on to its end."""
 REPLAYED = 0.2
 """The part of the recovered journals that are replayed whole once more."""
+MOST_ATTEMPTS = 2
+"""Of any checkpoint of a program, in one flow attempt."""
 SECOND = 1_000_000
 _NO_HASH = bytes(32)
 
@@ -421,6 +423,7 @@ class Rehearsal:
         twice = twice_ended(run.events)
         if twice:
             raise Violation(f"two outcomes of one call: {twice}")
+        check_attempts(run.events)
         check_marks(run.events, [it.trace for it in run.passes])
         if self.kind == "plain" and self.flow is FLOWS["simulated"]:
             check_reference(self.program, run.events)
@@ -639,6 +642,25 @@ def twice_ended(events: Sequence[ExecutionEvent]) -> set[str]:
             case _:
                 pass
     return twice
+
+
+def check_attempts(events: Sequence[ExecutionEvent]) -> None:
+    """Attempts are numbered on and on, and no more are made than the policy says."""
+    last: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    for event in events:
+        match event:
+            case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
+                failed.clear()
+            case CheckpointCompleted(path=path) | CheckpointFailed(path=path):
+                if event.attempt <= last.get(path, 0):
+                    raise Violation(f"attempt {event.attempt} of {path} was recorded twice")
+                last[path] = event.attempt
+                failed[path] = failed.get(path, 0) + isinstance(event, CheckpointFailed)
+                if failed[path] > MOST_ATTEMPTS:
+                    raise Violation(f"{path} failed {failed[path]} times in one flow attempt")
+            case _:
+                pass
 
 
 def check_marks(events: Sequence[ExecutionEvent], traces: Sequence[Sequence[str]]) -> None:

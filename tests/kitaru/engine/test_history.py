@@ -97,6 +97,11 @@ def test_the_next_flow_attempt_keeps_what_completed_and_tries_the_rest_again(end
     assert (known.attempts_of("c").this_pass, known.attempts_of("c").retry_at) == (0, None)
 
 
+def test_a_time_limit_that_has_run_out_is_set_anew_in_the_next_flow_attempt() -> None:
+    fired = [TimerFired(path=path, due_at=3) for path in ("timeout", "task[1]/timeout#2", "sleep")]
+    assert list(history(*fired, ATTEMPT_FAILED).kept) == ["sleep"]
+
+
 def test_a_kept_call_that_is_made_anew_counts_with_its_new_outcome() -> None:
     known = history(done("a", arguments="old"), ATTEMPT_FAILED, done("a", arguments="new"))
     assert known.kept["a"].is_of("a", "old")
