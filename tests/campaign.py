@@ -7,7 +7,6 @@ was one. With fewer minutes than the default 170 each part does less, and says h
 """
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 ROOT = Path(__file__).parents[1]
+WHOLE_MINUTES = 170.0
 
 
 class Part(Struct, frozen=True):
@@ -31,6 +31,8 @@ class Part(Struct, frozen=True):
 def parts(minutes: float, first_seed: int) -> list[Part]:
     """What is done, with what of the time that there is."""
     simulated = round(minutes * 0.5)
+    whole = minutes / WHOLE_MINUTES
+    kills, images = round(10_000 * whole), round(500_000 * whole)
     return [
         Part(
             "simulator",
@@ -40,8 +42,8 @@ def parts(minutes: float, first_seed: int) -> list[Part]:
         ),
         Part("seeded bugs", "tests.seeded_bugs", ["--all"], 0.15),
         Part("engine modes", "tests.modes", [], 0.1),
-        Part("kills", "tests.campaigns.kill_campaign", [], 0.15),
-        Part("losses of power", "tests.campaigns.power_campaign", [], 0.1),
+        Part("kills", "tests.campaigns.kill_campaign", ["--kills", str(kills)], 0.15),
+        Part("losses of power", "tests.campaigns.power_campaign", ["--images", str(images)], 0.1),
     ]
 
 
@@ -62,15 +64,12 @@ def run(part: Part, minutes: float) -> str:
 def main(arguments: list[str]) -> int:
     """Returns 1 when something failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=170.0)
+    parser.add_argument("--minutes", type=float, default=WHOLE_MINUTES)
     parser.add_argument("--first-seed", type=int, default=0)
     given = parser.parse_args(arguments)
     print(f"commit {commit()}, python {sys.version.split()[0]}, seeds from {given.first_seed} on")
     results = {}
     for part in parts(given.minutes, given.first_seed):
-        if importlib.util.find_spec(part.module.rpartition(".")[0]) is None:
-            results[part.name] = "is not there"
-            continue
         began = time.monotonic()
         print(f"\n== {part.name}", flush=True)
         ended = run(part, given.minutes)
@@ -78,7 +77,7 @@ def main(arguments: list[str]) -> int:
     print()
     for name, result in results.items():
         print(f"{name:20} {result}")
-    return int(any(not result.startswith(("passed", "is not")) for result in results.values()))
+    return int(any(not result.startswith("passed") for result in results.values()))
 
 
 def commit() -> str:
