@@ -161,7 +161,7 @@ def _summary(head: Head, state: ExecutionState, unknown: tuple[str, ...]) -> Exe
         recoveries=state.recoveries,
         owner=head.owner,
         lease_until=None if head.owner is None else instant(head.lease_until),
-        due_at=instant(head.due_at) if waits and head.due_at is not None else None,
+        due_at=instant(head.due_at) if waits and head.due_at else None,
         cancel_requested=state.cancel_requested,
         deployment=state.deployment,
         load_failures=state.load_failures,

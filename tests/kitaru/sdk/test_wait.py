@@ -590,3 +590,18 @@ def test_metadata_and_deadline_are_shown(eventually: Eventually) -> None:
     line = asks.definition.function.__code__.co_firstlineno + 2
     assert wait.site.endswith(f"test_wait.py:{line}")
     executions().cancel(handle.exec_id)
+
+
+@both
+@patience
+def test_what_waits_for_people_alone_goes_on_at_no_time(
+    body: Any, timeout: float, eventually: Eventually
+) -> None:
+    handle = body.run("bool", timeout)
+    eventually(lambda: waiting(handle) if timeout else is_parked(handle))
+    execution = executions().get(handle.exec_id)
+    assert execution.status is ExecutionStatus.WAITING
+    assert execution.due_at is None
+    assert all(each.due_at is None for each in executions().list())
+    executions().input(handle.exec_id, wait="approve", value=True)
+    assert handle.wait() is True
