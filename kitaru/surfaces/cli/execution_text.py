@@ -18,7 +18,7 @@ from kitaru.settings import LOCAL_STACK
 from kitaru.status import ExecutionStatus, FailureOrigin
 from kitaru.surfaces.cli.executions import SHORT_ID, is_owned
 from kitaru.surfaces.cli.tables import Column, facts, indented, status_text, table
-from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped
+from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped, site_text
 from kitaru.surfaces.cli.values import (
     arguments_preview,
     one_line,
@@ -159,7 +159,7 @@ def failure_text(failure: FailureInfo) -> str:
         return f"{title}\n{indented(escaped(failure.message, lines=True))}"
     kind = f"{failure.exception_type}: " if failure.exception_type else ""
     message = escaped(kind + failure.message, lines=True)
-    where = [f"at {failure.site}" if failure.site else ""]
+    where = [f"at {site_text(failure.site)}" if failure.site else ""]
     where.append(f"in checkpoint {failure.call_id}" if failure.call_id else "")
     place = escaped(", ".join(filter(None, where)))
     title = click.style("Failure", bold=True, fg="red")
@@ -249,7 +249,7 @@ def _attempt_table(calls: list[CheckpointCall]) -> str:
 
 def _review_table(exec_id: str, calls: list[CheckpointCall]) -> str:
     columns = [Column("Path", least=12), Column("Arguments", least=20), Column("Called at")]
-    rows = [(call.call_id, preview(call.arguments), call.site) for call in calls]
+    rows = [(call.call_id, preview(call.arguments), site_text(call.site)) for call in calls]
     how = f"  kitaru executions resolve {exec_id} PATH --result JSON | --failed TEXT | --run-again"
     return "\n".join([table(columns, rows, "  "), how])
 

@@ -11,7 +11,7 @@ from kitaru.projections.timeline import TimelineEntry
 from kitaru.surfaces.cli.commands import EXIT_FAILURE, Command
 from kitaru.surfaces.cli.output import Output
 from kitaru.surfaces.cli.tables import Column, indented, table
-from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped
+from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped, site_text
 
 
 @click.command(cls=Command)
@@ -57,7 +57,7 @@ def _row(entry: TimelineEntry) -> tuple[str, ...]:
         entry.path or "",
         str(entry.attempt) if entry.path and entry.attempt else "",
         _took(entry),
-        entry.site,
+        site_text(entry.site),
         _value(entry),
     )
 

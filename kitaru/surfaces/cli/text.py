@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+_DIGEST_LENGTH = 64
 _BREAKS = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -28,6 +29,13 @@ def _escape(char: str) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def site_text(site: str) -> str:
+    """``file:line`` as one would say it: in a deployed version, from the root of its project."""
+    head, found, rest = site.partition("/bundles/")
+    digest, _, path = rest.partition("/")
+    return path if found and head and len(digest) == _DIGEST_LENGTH else site
 
 
 def clock_text(instant: datetime | None) -> str:

@@ -22,7 +22,7 @@ from kitaru.sdk.client import KitaruClient
 from kitaru.status import ExecutionStatus
 from kitaru.surfaces.cli.commands import EXIT_INTERRUPTED, DivergedFailure, Failure
 from kitaru.surfaces.cli.output import Output
-from kitaru.surfaces.cli.text import duration_text, escaped
+from kitaru.surfaces.cli.text import duration_text, escaped, site_text
 
 _POLL_SECONDS = 0.1
 _SHOWN = frozenset(
@@ -148,7 +148,7 @@ def _what_went_wrong(execution: Execution, error: KitaruExecutionError) -> str:
     if failure is None or execution.status is not ExecutionStatus.FAILED:
         return str(error)
     call = f" in checkpoint {failure.call_id}" if failure.call_id else ""
-    site = f" at {failure.site}" if failure.site else ""
+    site = f" at {site_text(failure.site)}" if failure.site else ""
     what = f"{failure.exception_type}: {failure.message}"
     return f"The execution has failed{call}{site}: {what}"
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.surfaces.cli.text import clock_text, counted, duration_text, escaped, size_text
+from kitaru.surfaces.cli.text import (
+    clock_text,
+    counted,
+    duration_text,
+    escaped,
+    site_text,
+    size_text,
+)
 
 
 @given(st.text(alphabet=st.characters(), max_size=50))
@@ -73,3 +80,10 @@ def test_sizes_and_counts() -> None:
         "3072.0 GiB",
     ]
     assert [counted(n, "event") for n in (0, 1, 2000)] == ["0 events", "1 event", "2,000 events"]
+
+
+def test_places_in_a_deployed_version_are_told_from_its_root() -> None:
+    cache = f"/home/me/.cache/kitaru/bundles/{'0f' * 32}"
+    assert site_text(f"{cache}/agents/first.py:17") == "agents/first.py:17"
+    for other in ("", "agent.py:3", "/src/bundles/agent.py:3", "/bundles/0f/agent.py:3"):
+        assert site_text(other) == other
