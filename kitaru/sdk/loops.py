@@ -35,7 +35,9 @@ def block(
     `depth` is how many calls the user's own code is away.
     """
     refuse_on_event_loop(what, instead, depth=depth)
-    return asyncio.run_coroutine_threadsafe(make(), current_runtime().loop).result()
+    # First: where there is no runtime, a coroutine would be left that nobody awaits.
+    loop = current_runtime().loop
+    return asyncio.run_coroutine_threadsafe(make(), loop).result()
 
 
 def soon(runtime: Runtime, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Future[T] | Future[T]":

@@ -54,7 +54,7 @@ def faults(
         Twice: lambda: st.builds(Twice, nth=st.integers(0, MOST_ANSWERS)),
         Reorder: lambda: st.builds(
             Reorder,
-            picks=st.lists(st.integers(0, WIDEST_PICK), max_size=MOST_PICKS).map(tuple),
+            picks=st.lists(st.integers(0, WIDEST_PICK), min_size=1, max_size=MOST_PICKS).map(tuple),
         ),
         ClockJump: lambda: st.builds(
             ClockJump, at=at, seconds=st.integers(least, longest).map(float)

@@ -23,7 +23,7 @@ from kitaru.engine.codec import Codec, TypeScope, digest
 Survives = Callable[..., Any]
 
 
-class Colour(Enum):
+class Paint(Enum):
     RED = "red"
     BLUE = (0, 0, 255)
 
@@ -83,7 +83,7 @@ class Branch:
     leaves: Any
 
 
-CLASSES = (Colour, Level, Word, Right, Point, Basket, Node, Pair, Model, Leaf, Branch)
+CLASSES = (Paint, Level, Word, Right, Point, Basket, Node, Pair, Model, Leaf, Branch)
 SCOPE = TypeScope.of(*CLASSES)
 
 any_text = st.text(st.characters(), max_size=20) | st.text(
@@ -130,7 +130,7 @@ hashable_leaves = st.one_of(
     st.builds(PureWindowsPath, st.text(st.sampled_from("aBc: \\/"), max_size=10)).filter(
         lambda path: PureWindowsPath(str(path)) == path
     ),
-    st.sampled_from([*Colour, *Level, *Word, *Right, Right(0), Right.READ | Right.RUN]),
+    st.sampled_from([*Paint, *Level, *Word, *Right, Right(0), Right.READ | Right.RUN]),
     st.just(msgspec.UNSET),
     st.builds(Point, st.integers(), st.floats(allow_nan=False)),
 )
@@ -167,7 +167,7 @@ def test_plain_json_survives(survives: Survives, value: Any) -> None:
     survives(value)
 
 
-@given(st.from_type(list[Point]) | st.from_type(dict[Word, Right | Level]) | st.from_type(Colour))
+@given(st.from_type(list[Point]) | st.from_type(dict[Word, Right | Level]) | st.from_type(Paint))
 def test_what_a_type_allows_survives(survives: Survives, value: Any) -> None:
     survives(value, *CLASSES)
 
@@ -231,7 +231,7 @@ def test_the_bytes_of_each_kind_stay_what_they_are() -> None:
         "dollar": {"$": 1},
         "keys": {1: 2},
         "object": Point(1, -0.0),
-        "enum": Colour.RED,
+        "enum": Paint.RED,
     }
     assert Codec().encode(value, where="value", types=SCOPE).decode() == (
         '{"plain":[1,1.5,"ä",null,true],'
@@ -243,7 +243,7 @@ def test_the_bytes_of_each_kind_stay_what_they_are() -> None:
         '"dollar":{"$":["dict",["$",1]]},'
         '"keys":{"$":["dict",[1,2]]},'
         '"object":{"$":["object","Point",{"x":1,"y":-0.0}]},'
-        '"enum":{"$":["enum","Colour","RED"]}}'
+        '"enum":{"$":["enum","Paint","RED"]}}'
     )
 
 

@@ -16,7 +16,7 @@ class Item:
     price: int
 
 
-class Colour(Enum):
+class Paint(Enum):
     RED = 1
 
 
@@ -25,7 +25,7 @@ class Name(str):
 
 
 def seen_from_outside(value: object) -> object:
-    data = Codec().encode(value, where="value", types=TypeScope.of(Item, Colour, Name))
+    data = Codec().encode(value, where="value", types=TypeScope.of(Item, Paint, Name))
     return Codec().decode(data, TypeScope.of())
 
 
@@ -40,7 +40,7 @@ def test_fields_are_attributes() -> None:
 
 def test_members_and_derived_values_show_what_they_are() -> None:
     assert (
-        repr(seen_from_outside([Colour.RED, Name("x")])) == "[Colour(name='RED'), Name(value='x')]"
+        repr(seen_from_outside([Paint.RED, Name("x")])) == "[Paint(name='RED'), Name(value='x')]"
     )
 
 
