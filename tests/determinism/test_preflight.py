@@ -4,6 +4,8 @@ What has recorded a history fits it, at each of its prefixes. And whatever other
 history, the preflight has told before: it diverges exactly where a runner does.
 """
 
+import threading
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,7 @@ from tests.determinism.rehearsal import Run, Stage, run_on_memory, told
 from tests.determinism.sync_programs import run_sync_program, run_sync_program_twice
 
 KEY = "the program"
+DEADLINE_SECONDS = 30
 seeds = st.integers(0, 2**16)
 
 
@@ -35,7 +38,18 @@ def recorded(flow: Any, module: ModuleType, program: Any, seed: int) -> Run:
     module.library[KEY] = program
     module.pace.update(seed=seed)
     run: Run = on_stage(lambda stage: stage.live(KEY), flow, module)
+    # A flow that fails does not wait for what it has submitted: that is over first.
+    wait_for_threads()
+    module.bodies.pop(run.exec_id, None)
     return run
+
+
+def wait_for_threads() -> None:
+    """Returns when no thread of a closed runtime runs a checkpoint's body any more."""
+    end = time.monotonic() + DEADLINE_SECONDS
+    while any(thread.name.startswith("kitaru-checkpoint") for thread in threading.enumerate()):
+        assert time.monotonic() < end, "a body does not end"
+        time.sleep(0.001)
 
 
 def check_every_prefix_is_safe(flow: Any, module: ModuleType, program: Any, seed: int) -> None:
