@@ -232,8 +232,7 @@ class Checks:
             given = [
                 bytes(event.value.json).decode()
                 for event in self.events[stream_of(exec_id)]
-                if isinstance(event, InputGiven)
-                and event.path.split("/")[-1] == wait.split("/")[-1]
+                if isinstance(event, InputGiven) and _may_mean(wait, event.path)
             ]
             if f'"{value}"' not in given:
                 raise Violation(f"I6: answer {value!r} to {wait} of {exec_id} is lost: {given}")
@@ -245,3 +244,12 @@ class Checks:
             ends = [ending_text([event]) for event in self.events[stream_of(exec_id)]]
             if text not in ends:
                 raise Violation(f"P5: a client was told that {exec_id} {text}; it never did")
+
+
+def _may_mean(wait: str, path: str) -> bool:
+    """Whether an answer to `wait` may be one to the wait of this path.
+
+    The id of the first wait of a name is the name itself, and that means whichever of them is open.
+    """
+    wanted, found = wait.split("/")[-1], path.split("/")[-1]
+    return wanted in (found, found.partition("#")[0])
