@@ -37,6 +37,7 @@ AT_ONCE = {
     "futures-are-given-in-journal-order-again",
     "both-lost-futures-run-again",
     "the-winner-stays-the-winner",
+    "a-back-off-on-a-thread-is-cut-short",
     "a-map-goes-on-where-it-was",
     "whether-a-future-is-done-cannot-be-asked",
     "two-executions-do-not-meet",

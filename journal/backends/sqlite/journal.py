@@ -58,7 +58,7 @@ class SqliteJournal:
         self._asked: list[tuple[KeyQuery, FindDone]] = []
         self._gathered: list[Work[Any]] = []
         self._reader: aiosqlite.Connection | None = None
-        self._reader_opens = asyncio.Lock()
+        self._opening: asyncio.Task[aiosqlite.Connection] | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._refusal: JournalClosed | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -299,15 +299,22 @@ class SqliteJournal:
         return query.meaning(cast("list[queries.Row]", found))
 
     async def _open_reader(self) -> aiosqlite.Connection:
-        async with self._reader_opens:
-            if self._reader is None:
-                self._refuse_when_closed()
-                reader = aiosqlite.Connection(partial(connect_reader, self._path), 64)
-                # Not a daemon by default since 0.22, and without a public way to make it one: a
-                # process that forgets to close the journal would never end.
-                reader._thread.daemon = True
-                self._reader = await reader
+        if self._opening is None:
+            self._opening = self._loop.create_task(self._opened_reader())
+            self._opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Whoever asked first may give up: others wait for it, too, and `_close` has to end it.
+        return await asyncio.shield(self._opening)
+
+    async def _opened_reader(self) -> aiosqlite.Connection:
+        try:
+            reader = aiosqlite.Connection(partial(connect_reader, self._path), 64)
+            # Not a daemon by default since 0.22, and without a public way to make it one: a
+            # process that forgets to close the journal would never end.
+            reader._thread.daemon = True
+            self._reader = await reader
             return self._reader
+        finally:
+            self._opening = None
 
     # Opening, watching, closing.
 
@@ -338,6 +345,8 @@ class SqliteJournal:
             self._looking.cancel()
         # First: the connection that is closed last removes the log.
         self._finder.close()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
         if self._reader is not None:
             reader_thread = self._reader._thread
             await self._reader.close()

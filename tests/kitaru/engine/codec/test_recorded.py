@@ -39,9 +39,7 @@ def test_fields_are_attributes() -> None:
 
 
 def test_members_and_derived_values_show_what_they_are() -> None:
-    assert (
-        repr(seen_from_outside([Paint.RED, Name("x")])) == "[Paint(name='RED'), Name(value='x')]"
-    )
+    assert repr(seen_from_outside([Paint.RED, Name("x")])) == "[Paint(name='RED'), Name(value='x')]"
 
 
 def test_a_set_of_unknown_objects_is_still_a_set() -> None:
