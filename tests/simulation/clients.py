@@ -92,7 +92,7 @@ class Clients:
         except KitaruStateError as refused:
             if "another value" in str(refused):
                 self.world.hit("another answer refused")
-            elif " is over: " in str(refused):
+            elif "has ended without an answer" in str(refused):
                 self.world.hit("answer after the deadline")
             return False
         except (KitaruBackendError, KitaruWaitValidationError):

@@ -645,17 +645,21 @@ def twice_ended(events: Sequence[ExecutionEvent]) -> set[str]:
 
 
 def check_attempts(events: Sequence[ExecutionEvent]) -> None:
-    """Attempts are numbered on and on, and no more are made than the policy says."""
-    last: dict[str, int] = {}
+    """Attempts are numbered on and on, and no more are made than the policy says.
+
+    Of one call: in a later flow attempt the body may make another one there, with other arguments.
+    """
+    last: dict[tuple[str, str], int] = {}
     failed: dict[str, int] = {}
     for event in events:
         match event:
             case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
                 failed.clear()
             case CheckpointCompleted(path=path) | CheckpointFailed(path=path):
-                if event.attempt <= last.get(path, 0):
+                call = (path, event.arguments_digest)
+                if event.attempt <= last.get(call, 0):
                     raise Violation(f"attempt {event.attempt} of {path} was recorded twice")
-                last[path] = event.attempt
+                last[call] = event.attempt
                 failed[path] = failed.get(path, 0) + isinstance(event, CheckpointFailed)
                 if failed[path] > MOST_ATTEMPTS:
                     raise Violation(f"{path} failed {failed[path]} times in one flow attempt")
