@@ -92,6 +92,21 @@ async def test_a_clock_that_jumps_drops_no_timer_and_fires_none_early(
 
 
 @FLOWS
+async def test_a_time_that_is_looked_at_again_does_not_pass_by_it(
+    bench: Any, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner that holds on looks at the journal's clock several times before it is due."""
+    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 5.0)
+    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 5.0)
+    handle = await body.aio.run(0.3)
+    assert await bench.result(handle.exec_id, body) == ["before", "after"]
+    recorded = await bench.recorded(handle.exec_id)
+    events = await bench.events(handle.exec_id)
+    (fired,) = [n for n, event in enumerate(events) if isinstance(event, TimerFired)]
+    assert recorded[fired].recorded_at >= events[fired].due_at
+
+
+@FLOWS
 @pytest.mark.parametrize("skew", [-HOUR, HOUR], ids=["behind", "ahead"])
 async def test_a_machine_whose_clock_is_wrong_goes_by_the_journals(
     bench: Any, faults: Any, body: Any, skew: int
