@@ -106,6 +106,20 @@ def test_the_documentation_has_no_broken_links(program: str, run_program: RunPro
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
+def test_a_second_run_looks_again_and_writes_its_report(
+    run_program: RunProgram, folder: Path, tmp_path: Path, program: str
+) -> None:
+    report = tmp_path / "report.md"
+    for number in range(2):
+        (folder / f"new-{number}.md").write_text("One more.\n")
+        result = run_program(EXAMPLES / program, str(folder), "--report", str(report))
+        assert result.returncode == 0, result.stderr
+        assert summary_of(result.stdout)["files"] == len(FILES) + number + 1
+        assert report.exists()
+        report.unlink()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_a_killed_example_goes_on_and_reads_nothing_twice(
     program: str,
     folder: Path,

@@ -94,7 +94,8 @@ def write_report(file: str, text: str) -> str:
     return str(target)
 
 
-@flow
+# Files change: nothing is to be taken from an earlier execution.
+@flow(cache=False)
 def digest_folder(folder: str, report: str, pause_seconds: float = 0.0) -> Summary:
     """Reads every file, checks every link, writes the report."""
     paths = list_files(folder)

@@ -56,7 +56,8 @@ async def check_links(folder: str, path: str, links: list[str]) -> list[str]:
     return await asyncio.to_thread(broken_links, Path(folder), path, links)
 
 
-@flow
+# Files change: nothing is to be taken from an earlier execution.
+@flow(cache=False)
 async def digest_folder_async(folder: str, report: str, pause_seconds: float = 0.0) -> Summary:
     """Reads every file, checks every link, writes the report."""
     paths = await list_files(folder)
