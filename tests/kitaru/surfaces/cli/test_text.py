@@ -83,7 +83,7 @@ def test_sizes_and_counts() -> None:
 
 
 def test_places_in_a_deployed_version_are_told_from_its_root() -> None:
-    cache = f"/home/me/.cache/kitaru/bundles/{'0f' * 32}"
+    cache = f"/var/cache/kitaru/bundles/{'0f' * 32}"
     assert site_text(f"{cache}/agents/first.py:17") == "agents/first.py:17"
     for other in ("", "agent.py:3", "/src/bundles/agent.py:3", "/bundles/0f/agent.py:3"):
         assert site_text(other) == other
