@@ -48,6 +48,7 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/engine/waits.py": "tests/kitaru/sdk/test_wait.py",
     "kitaru/errors.py": "tests/test_seed.py",
     "kitaru/operations/information.py": "tests/kitaru/surfaces/cli/test_stack.py",
+    "kitaru/stacks/free.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/local.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/placer.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/port.py": "tests/kitaru/operations/test_placing.py",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from journal import Head, HeadQuery, Journal, JournalError, RecordedEvent
+from journal import Head, Journal, JournalError, RecordedEvent
 from kitaru.domain.execution.events import ExecutionStarted
 from kitaru.domain.execution.state import STACK_ROUTES
 from kitaru.engine.deployed import code_of
@@ -15,6 +15,7 @@ from kitaru.engine.executions import CATEGORY, exec_id_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.errors import KitaruError, KitaruStateError
 from kitaru.image import NO_IMAGE
+from kitaru.stacks.free import free_executions
 from kitaru.stacks.port import Executor, Work
 from kitaru.telemetry import LogEvent, report
 
@@ -25,7 +26,6 @@ time."""
 PATIENCE_SECONDS = 3.0
 """How long a new execution may be free before another process than its starter's places it: so long
 a runner takes to come up. One that had a runner already is placed at once by whoever sees it."""
-PAGE = 200
 LONGEST_PAUSE_SECONDS = 60.0
 
 
@@ -86,7 +86,7 @@ class Placer:
     async def look(self, patience: float = PATIENCE_SECONDS) -> None:
         """One look at what is due, with a runner placed wherever one is missing."""
         await asyncio.to_thread(self._tidy_up)
-        free = await self._free()
+        free = await free_executions(self._journal, STACK_ROUTES)
         now = time.monotonic()
         known = self._free_since
         self._free_since = {head.stream: known.get(head.stream, now) for head in free}
@@ -161,24 +161,6 @@ class Placer:
         pause = min(2.0 ** min(failures.in_a_row - 2, 10), LONGEST_PAUSE_SECONDS)
         # One may die of anything; those that follow it make a rule.
         failures.not_before = time.monotonic() + (pause if failures.in_a_row > 1 else 0.0)
-
-    async def _free(self) -> list[Head]:
-        """The executions of stacks that are due, and that nobody has."""
-        found: list[Head] = []
-        cursor: str | None = None
-        while True:
-            query = HeadQuery(
-                category=CATEGORY,
-                route_prefix=STACK_ROUTES,
-                claimable_at=self._journal.now(),
-                limit=PAGE,
-                cursor=cursor,
-            )
-            page = await self._journal.heads(query)
-            found += page
-            if len(page) < PAGE:
-                return found
-            cursor = page[-1].stream
 
     async def _look_for_ever(self) -> None:
         while True:

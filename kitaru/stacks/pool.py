@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from journal import Head, HeadQuery, Journal, JournalError, RecordedEvent
+from journal import Head, Journal, JournalError, RecordedEvent
 from kitaru.domain.execution.state import DEPLOYMENT_ROUTES, ExecutionState
-from kitaru.engine.executions import CATEGORY, exec_id_of
+from kitaru.engine.executions import exec_id_of
 from kitaru.errors import KitaruError
+from kitaru.stacks.free import free_executions
 from kitaru.stacks.logs import ENDING, make_room
 from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
 from kitaru.stacks.slots import Slots
@@ -29,7 +30,6 @@ PATIENCE_SECONDS = 1.5
 """How long an execution may stay free while runners of its route are there."""
 EACH_RUNS = 16
 """How many waiting executions justify another runner."""
-PAGE = 500
 LONGEST_PAUSE_SECONDS = 60.0
 USEFUL_SECONDS = 30.0
 """A runner that has lived so long says nothing of the next one by its death."""
@@ -112,7 +112,7 @@ class RunnerPool:
         """
         async with self._looking:
             self._reap()
-            free = await self._free()
+            free = await free_executions(self._journal, DEPLOYMENT_ROUTES)
             now = time.monotonic()
             known = self._free_since
             self._tell(free)
@@ -148,24 +148,6 @@ class RunnerPool:
     def _on_commit(self, events: Sequence[RecordedEvent]) -> None:
         if not events or any(event.epoch == 0 for event in events):
             self.look_now()
-
-    async def _free(self) -> list[Head]:
-        """The executions of deployed versions that are due, and that nobody has."""
-        found: list[Head] = []
-        cursor: str | None = None
-        while True:
-            query = HeadQuery(
-                category=CATEGORY,
-                route_prefix=DEPLOYMENT_ROUTES,
-                claimable_at=self._journal.now(),
-                limit=PAGE,
-                cursor=cursor,
-            )
-            page = await self._journal.heads(query)
-            found += page
-            if len(page) < PAGE:
-                return found
-            cursor = page[-1].stream
 
     def _tell(self, free: Sequence[Head]) -> None:
         """Says, once for each route, that its code could not be loaded the last time."""
