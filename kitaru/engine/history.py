@@ -30,7 +30,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
-from kitaru.domain.execution.state import early_answer
+from kitaru.domain.execution.wait_ids import early_answer
 from kitaru.engine.upcasts import offered_event
 
 RecordedFact = tuple[int, int, ExecutionEvent]

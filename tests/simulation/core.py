@@ -45,8 +45,10 @@ from kitaru.domain.execution.events import (
     TimerFired,
     WaitAborted,
     WaitExpired,
+    WaitRequested,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.execution.wait_ids import wait_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.calls import Call
@@ -493,9 +495,9 @@ class Actor:
             result = StoredValue(json=msgspec.Raw(f'"said{self.answers}"'.encode()))
             return self._append(Resolve(wait.path, review, result=result if given < 0.5 else None))
         if self.chance.random() < 0.1:
-            return self._append(AbortWait(wait.path, "never mind"))
+            return self._append(AbortWait(wait.id, "never mind"))
         answer = f'"answer{self.answers}"' if self.chance.random() < 0.9 else "17"
-        return self._append(GiveInput(wait.path, StoredValue(json=msgspec.Raw(answer.encode()))))
+        return self._append(GiveInput(wait.id, StoredValue(json=msgspec.Raw(answer.encode()))))
 
     def _append(self, command: Command) -> bool:
         state = fold(ABSENT, self.journal.events)
@@ -642,6 +644,12 @@ def twice_ended(events: Sequence[ExecutionEvent]) -> set[str]:
             case _:
                 pass
     return twice
+
+
+def called(events: Sequence[ExecutionEvent]) -> dict[str, tuple[str, str]]:
+    """The ids and names of the waits that were asked, by path."""
+    asked = [event for event in events if isinstance(event, WaitRequested)]
+    return {event.path: (wait_id(event.path, event.name), event.name) for event in asked}
 
 
 def check_attempts(events: Sequence[ExecutionEvent]) -> None:
