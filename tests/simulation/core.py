@@ -653,21 +653,20 @@ def called(events: Sequence[ExecutionEvent]) -> dict[str, tuple[str, str]]:
 
 
 def check_attempts(events: Sequence[ExecutionEvent]) -> None:
-    """Attempts are numbered on and on, and no more are made than the policy says.
+    """Attempts of a path are numbered on and on, and no more are made than the policy says.
 
-    Of one call: in a later flow attempt the body may make another one there, with other arguments.
+    Also where the body of a later flow attempt calls the path with other arguments.
     """
-    last: dict[tuple[str, str], int] = {}
+    last: dict[str, int] = {}
     failed: dict[str, int] = {}
     for event in events:
         match event:
             case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
                 failed.clear()
             case CheckpointCompleted(path=path) | CheckpointFailed(path=path):
-                call = (path, event.arguments_digest)
-                if event.attempt <= last.get(call, 0):
+                if event.attempt <= last.get(path, 0):
                     raise Violation(f"attempt {event.attempt} of {path} was recorded twice")
-                last[call] = event.attempt
+                last[path] = event.attempt
                 failed[path] = failed.get(path, 0) + isinstance(event, CheckpointFailed)
                 if failed[path] > MOST_ATTEMPTS:
                     raise Violation(f"{path} failed {failed[path]} times in one flow attempt")
