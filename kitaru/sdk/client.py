@@ -14,9 +14,9 @@ from kitaru.errors import (
 )
 from kitaru.operations import executions as operations
 from kitaru.operations import forks, histories, resolving, waits
+from kitaru.operations.backend import backend_errors
 from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
-from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.deployments import AsyncDeployments, Deployments
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
 from kitaru.sdk.loops import block, on_loop, on_runtime

@@ -85,7 +85,7 @@ def decide(state: ExecutionState, command: Command) -> Events:
         case ConfirmCancel():
             return (ExecutionCancelled(reason=_open(state).cancel_reason),)
         case GiveInput():
-            return _give_input(_open(state), command)
+            return _give_input(state, command)
         case AbortWait(wait=wait, reason=reason):
             return (WaitAborted(path=_open_wait(_open(state), wait), reason=reason),)
         case Resolve():
@@ -214,6 +214,8 @@ def _cancel(state: ExecutionState, reason: str) -> Events:
 
 
 def _give_input(state: ExecutionState, command: GiveInput) -> Events:
+    if command.answered is None:
+        _open(state)
     if meant(command.wait, state.questions):
         return (InputGiven(path=_open_wait(state, command.wait), value=command.value),)
     if command.answered is not None:
@@ -221,7 +223,7 @@ def _give_input(state: ExecutionState, command: GiveInput) -> Events:
             return ()
         raise KitaruStateError(
             f"Wait {command.wait!r} has been answered already, with another value: the first "
-            "answer counts."
+            "answer counts." + (f" The execution is {state.status}." if state.is_finished else "")
         )
     if command.ended:
         there = _ids(state.questions)

@@ -253,8 +253,15 @@ def test_the_first_answer_counts(body: Any, timeout: float, eventually: Eventual
     eventually(lambda: waiting(handle))
     executions().input(handle.exec_id, wait="approve", value=1)
     assert handle.wait(timeout=30) == 1
-    with pytest.raises(kitaru.KitaruStateError, match="completed"):
-        executions().input(handle.exec_id, wait="approve", value=1)
+    # Whoever has not heard that it was accepted says it again, also after the end.
+    version = executions().get(handle.exec_id).version
+    for wait in ("approve", "approve#1"):
+        executions().input(handle.exec_id, wait=wait, value=1)
+        with pytest.raises(kitaru.KitaruStateError, match=r"another value.* is completed"):
+            executions().input(handle.exec_id, wait=wait, value=2)
+    with pytest.raises(kitaru.KitaruStateError, match="already completed"):
+        executions().input(handle.exec_id, wait="approve#2", value=1)
+    assert executions().get(handle.exec_id).version == version
 
 
 @patience

@@ -450,6 +450,18 @@ def test_the_same_answer_twice_is_fine_and_another_one_is_not() -> None:
         decide(answered, GiveInput("w", other, answered=NULL))
 
 
+@pytest.mark.parametrize("end", [COMPLETED, FAILED, CANCELLED])
+def test_the_same_answer_is_fine_after_the_end_as_well(end: ExecutionEvent) -> None:
+    ended = given_(TWO[0], InputGiven(path="w", value=NULL), end)
+    assert decide(ended, GiveInput("w#1", NULL, answered=NULL)) == ()
+    with pytest.raises(KitaruStateError, match=r"another value.*The execution is (com|fai|can)"):
+        decide(ended, GiveInput("w#1", StoredValue(json=Raw(b"1")), answered=NULL))
+    with pytest.raises(KitaruStateError, match="The execution is already"):
+        decide(ended, GiveInput("w#2", NULL))
+    with pytest.raises(KitaruStateError, match="The execution is already"):
+        decide(ended, GiveInput("w#2", NULL, ended=True))
+
+
 def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> None:
     waiting = given_(TWO[0])
     answered = given_(TWO[0], InputGiven(path="w", value=NULL))
