@@ -658,7 +658,7 @@ class AsyncRunner:
         self.waits.pop(wait.path, None)
         if wait.expiry is not None:
             wait.expiry.cancel()
-        if wait.path in self.history.log:
+        if self.history.has_answer(wait.path, wait.terms.name):
             # Somebody has answered; the body is gone from there before it was given the answer.
             return
         if not self._stopped and not self._ending:
@@ -851,7 +851,7 @@ class AsyncRunner:
         self._consider_suspending()
 
     def _reuse(self, call: Call, hit: Hit, blob: bytes | None) -> None:
-        call.attempt = self.history.attempts_of(call.path).last_attempt
+        call.attempt = self.history.last_attempt_of(call.path)
         reused = call.reused(hit, blob, self.host.codec)
         if reused is None:
             self._start_call(call)
@@ -860,7 +860,7 @@ class AsyncRunner:
 
     def _start_call(self, call: Call) -> None:
         tried = self.history.attempts_of(call.path)
-        call.attempt = tried.last_attempt
+        call.attempt = self.history.last_attempt_of(call.path)
         call.tried = tried.this_pass
         if call.definition.once and tried.in_doubt:
             self._request_review(call)

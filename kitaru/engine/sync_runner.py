@@ -893,7 +893,7 @@ class SyncRunner:
     ) -> Outcome:
         """Tries the call until it has an outcome, which is durable then."""
         tried = self.history.attempts_of(call.path)
-        call.attempt, call.tried = tried.last_attempt, tried.this_pass
+        call.attempt, call.tried = self.history.last_attempt_of(call.path), tried.this_pass
         if self._is_in_doubt(call):
             reviewed = self._reviewed(call)
             if reviewed is not None:

@@ -84,6 +84,7 @@ from kitaru.errors import (
     KitaruUsageError,
     KitaruUserCodeError,
 )
+from kitaru.operations.backend import backend_errors
 from kitaru.status import ExecutionStatus, FailureOrigin
 from kitaru.telemetry import LogEvent, report
 
@@ -472,26 +473,31 @@ async def force_cancel(runtime: Runtime, exec_id: str) -> None:
     await cancel(runtime, exec_id)
     if await status_of(runtime, exec_id) is ExecutionStatus.CANCELLED:
         return
-    claimed = await runtime.journal.claim(
-        ClaimQuery(
-            category=CATEGORY,
-            names=(),
-            claim=runtime.worker.claim,
-            limit=1,
-            stream=stream_of(exec_id),
-        )
+    query = ClaimQuery(
+        category=CATEGORY,
+        names=(),
+        claim=runtime.worker.claim,
+        limit=1,
+        stream=stream_of(exec_id),
     )
+    with backend_errors():
+        claimed = await runtime.journal.claim(query)
     if not claimed:
         raise KitaruStateError(
             f"Execution {exec_id} is being run by {(await _head(runtime, exec_id)).owner}, which "
             "will cancel it. Stop that process first to cancel it by force."
         )
     _, lease = claimed[0]
-    try:
-        await _confirm_cancel(runtime, exec_id, lease)
-    except BaseException:
-        await runtime.journal.release(lease)
-        raise
+    with backend_errors():
+        try:
+            await _confirm_cancel(runtime, exec_id, lease)
+        except StaleLease as error:
+            raise KitaruStateError(
+                f"Execution {exec_id} was taken over by another process, which will cancel it."
+            ) from error
+        except BaseException:
+            await runtime.journal.release(lease)
+            raise
 
 
 async def _confirm_cancel(runtime: Runtime, exec_id: str, lease: Lease) -> None:
@@ -580,7 +586,9 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
         if status is not ExecutionStatus.DIVERGED:
             await _resume_elsewhere(runtime, exec_id, head)
         return
-    if not await runtime.worker.take_over(exec_id):
+    with backend_errors():
+        is_taken = await runtime.worker.take_over(exec_id)
+    if not is_taken:
         owner = (await _head(runtime, exec_id)).owner
         if owner in (None, runtime.worker.owner):
             # This process has taken it just now, or it has ended just now.
@@ -683,9 +691,9 @@ async def find_id(runtime: Runtime, exec_id: str) -> str:
     Raises KitaruStateError when there is none, KitaruUsageError when there are several.
     """
     wanted = checked_id(exec_id, "An execution id")
-    heads = await runtime.journal.heads(
-        HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)
-    )
+    query = HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)
+    with backend_errors():
+        heads = await runtime.journal.heads(query)
     found = [head.stream.removeprefix(f"{CATEGORY}-") for head in heads]
     if wanted in found:
         return wanted

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from msgspec import Raw
 
+from kitaru.domain.execution.wait_ids import wait_id
 from kitaru.errors import (
     KitaruDivergenceError,
     KitaruError,
@@ -198,7 +199,7 @@ class Progress:
 
 
 def _how_to_answer(entry: TimelineEntry) -> str:
-    wait = shlex.quote(entry.path or "")
+    wait = shlex.quote(wait_id(entry.path or "", entry.name or ""))
     return escaped(
         f"answer it with: kitaru executions input {entry.exec_id} --wait {wait} --value JSON"
     )

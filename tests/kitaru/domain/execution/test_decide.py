@@ -386,17 +386,60 @@ TWO = (WaitRequested(path="w", name="w"), WaitRequested(path="w#2", name="w"))
 
 def test_an_answer_goes_to_the_wait_of_its_id_or_of_its_only_name() -> None:
     only = given_(WaitRequested(path="task[1]/w", name="w"))
-    for wait in ("w", "task[1]/w"):
+    # The last is how the id of the first wait of a name was written before.
+    for wait in ("w", "task[1]/w#1", "task[1]/w"):
         assert decide(only, GiveInput(wait, NULL)) == (InputGiven(path="task[1]/w", value=NULL),)
         assert decide(only, AbortWait(wait, "no")) == (WaitAborted(path="task[1]/w", reason="no"),)
 
 
-def test_a_name_of_several_waits_names_none_unless_it_is_the_id_of_one() -> None:
-    assert decide(given_(*TWO), GiveInput("w", NULL)) == (InputGiven(path="w", value=NULL),)
+def test_a_name_of_several_waits_names_none() -> None:
     several = given_(WaitRequested(path="a/w", name="w"), WaitRequested(path="b/w", name="w"))
-    for command in (GiveInput("w", NULL), AbortWait("w")):
-        with pytest.raises(KitaruStateError, match=r"Several waits.*a/w, b/w"):
-            decide(several, command)
+    for state, ids in ((given_(*TWO), "w#1, w#2"), (several, "a/w#1, b/w#1")):
+        for command in (GiveInput("w", NULL), AbortWait("w")):
+            with pytest.raises(KitaruStateError, match=f"Several waits.*{ids}"):
+                decide(state, command)
+
+
+def test_each_of_several_waits_of_a_name_has_an_id() -> None:
+    for wait, path in (("w#1", "w"), ("w#2", "w#2")):
+        assert decide(given_(*TWO), GiveInput(wait, NULL)) == (InputGiven(path=path, value=NULL),)
+        assert decide(given_(*TWO), AbortWait(wait)) == (WaitAborted(path=path),)
+
+
+def test_the_id_of_a_wait_that_is_over_means_no_other_wait_of_its_name() -> None:
+    answered = given_(TWO[0], InputGiven(path="w", value=NULL), TWO[1])
+    for command in (GiveInput("w#1", NULL), AbortWait("w#1")):
+        with pytest.raises(KitaruStateError, match=r"no open wait 'w#1'.*w#2"):
+            decide(answered, command)
+    assert decide(answered, GiveInput("w", NULL)) == (InputGiven(path="w#2", value=NULL),)
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "is_for_it"),
+    [
+        ("w", "w", True),
+        ("w#1", "w", True),
+        ("w", "task[2]/w", True),
+        ("task[2]/w#1", "task[2]/w", True),
+        ("task[2]/w", "task[2]/w", True),
+        ("w", "w#2", True),
+        ("w#2", "w#2", True),
+        ("w#1", "w#2", False),
+        ("w#2", "w", False),
+        ("w#1", "task[2]/w", False),
+        ("task[2]/w#1", "task[2]/w#2", False),
+        ("task[2]/w", "task[2]/w#2", False),
+        ("task[2]/w", "w", False),
+    ],
+)
+def test_an_early_answer_is_for_the_wait_of_its_id_or_the_next_of_its_name(
+    given: str, path: str, is_for_it: bool
+) -> None:
+    early = decide(given_(), GiveInput(given, NULL))
+    assert early == (InputGiven(path=given, value=NULL),)
+    asked = given_(*early, WaitRequested(path=path, name="w"))
+    assert [wait.path for wait in asked.waits] == ([] if is_for_it else [path])
+    assert asked.early == (() if is_for_it else (given,))
 
 
 def test_the_same_answer_twice_is_fine_and_another_one_is_not() -> None:
@@ -405,6 +448,18 @@ def test_the_same_answer_twice_is_fine_and_another_one_is_not() -> None:
     other = StoredValue(json=Raw(b"1"))
     with pytest.raises(KitaruStateError, match="first"):
         decide(answered, GiveInput("w", other, answered=NULL))
+
+
+@pytest.mark.parametrize("end", [COMPLETED, FAILED, CANCELLED])
+def test_the_same_answer_is_fine_after_the_end_as_well(end: ExecutionEvent) -> None:
+    ended = given_(TWO[0], InputGiven(path="w", value=NULL), end)
+    assert decide(ended, GiveInput("w#1", NULL, answered=NULL)) == ()
+    with pytest.raises(KitaruStateError, match=r"another value.*The execution is (com|fai|can)"):
+        decide(ended, GiveInput("w#1", StoredValue(json=Raw(b"1")), answered=NULL))
+    with pytest.raises(KitaruStateError, match="The execution is already"):
+        decide(ended, GiveInput("w#2", NULL))
+    with pytest.raises(KitaruStateError, match="The execution is already"):
+        decide(ended, GiveInput("w#2", NULL, ended=True))
 
 
 def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> None:

@@ -109,7 +109,7 @@ def test_a_wait_survives_that_its_code_did_not_load() -> None:
     assert again.status is ExecutionStatus.WAITING
     resumed = fold(again, decide(again, Reopen("load")))
     assert (resumed.status, resumed.due_at) == (ExecutionStatus.WAITING, 0)
-    assert resumed.reason == "waits for an input: v"
+    assert resumed.reason == "waits for an input: v#1"
 
 
 def test_only_what_did_not_load_is_reopened_for_it() -> None:
