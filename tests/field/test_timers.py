@@ -124,7 +124,7 @@ async def test_a_time_that_is_written_down_is_not_written_down_by_every_owner(
     exec_id = (await two_sleepers.run(3)).exec_id
     for pass_ in (1, 2, 3, 4):
         async with asyncio.timeout(bench.DEADLINE_SECONDS):
-            while _parked(await bench.events(exec_id)) < pass_:
+            while _parked(await bench.events(exec_id)) < pass_:  # noqa: ASYNC110 - nothing tells it
                 await asyncio.sleep(0.01)
         faults.offset_us += 101_000_000
         bench.runtime.worker.look_now()

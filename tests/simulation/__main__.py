@@ -95,8 +95,8 @@ def _many(sizes: tuple[int, int, int], first: int, seconds: float, *, whole: boo
     points, worlds, programs = sizes
     began, tally = time.monotonic(), Tally()
     steps: list[tuple[Chunk, Callable[[Tally], bool], int, float]] = [
-        (world_chunk, lambda it: it.worlds >= worlds, 10, 0.4),
-        (differential_chunk, lambda it: it.compared_programs >= programs, 5, 0.6),
+        (world_chunk, lambda it: it.worlds >= worlds, 10, 0.25),
+        (differential_chunk, lambda it: it.compared_programs >= programs, 5, 0.4),
         (core_chunk, lambda it: it.core_points >= points, 50, 1.0),
     ]
     for chunk, enough, size, until in steps:

@@ -24,7 +24,6 @@ from kitaru.domain.execution.events import (
     WaitExpired,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
-from kitaru.engine.codec import Codec
 from kitaru.engine.executions import head_of, state_of, stream_of
 from kitaru.engine.upcasts import decode_event
 from tests.simulation.core import (
@@ -204,8 +203,8 @@ class Checks:
             if self._is_plain(plan.kind, plan.retries, events):
                 check_reference(plan.program, events)
             flow = FLOWS[plan.flow]
-            whole = Finished(facts, events, self.world.inner._blobs, passes, [], False, (0, 0))
-            replayed = replay_trace(flow, plan.program, exec_id, whole, Codec())
+            whole = Finished(facts, events, self.states[stream], self.world.inner._blobs, passes)
+            replayed = replay_trace(flow, plan.program, exec_id, whole)
             for one in passes:
                 # I7: every pass, of whichever owner, saw the beginning of the same.
                 last = replayed.get(one.attempt)

@@ -12,7 +12,7 @@ from journal.backends.in_memory import InMemoryJournal
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.executions import OwnedExecution
 from kitaru.engine.worker import Worker
-from tests.simulation.core import Counted, Violation, run_seed
+from tests.simulation.core import RATES, Counted, Violation, run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES, Sometimes
 from tests.simulation.world import run_world
@@ -28,7 +28,7 @@ def test_programs_crashed_at_every_event_come_to_the_same_end() -> None:
     for seed in range(60):
         counted.add(run_seed(seed))
     assert counted.points > 200
-    assert counted.finished > 40
+    assert counted.runs >= len(RATES) * counted.programs
 
 
 @pytest.mark.parametrize("seed", range(12))
