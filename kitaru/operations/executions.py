@@ -680,12 +680,15 @@ async def append_decided(
 async def find_id(runtime: Runtime, exec_id: str) -> str:
     """The full id that an id or an unambiguous beginning of one stands for.
 
-    Raises KitaruStateError when there is none, KitaruUsageError when there are several.
+    Raises KitaruStateError when there is none, KitaruUsageError when there are several, and
+    KitaruBackendError when the journal cannot be read.
     """
     wanted = checked_id(exec_id, "An execution id")
-    heads = await runtime.journal.heads(
-        HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)
-    )
+    query = HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)
+    try:
+        heads = await runtime.journal.heads(query)
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
     found = [head.stream.removeprefix(f"{CATEGORY}-") for head in heads]
     if wanted in found:
         return wanted
