@@ -22,9 +22,10 @@ from tests.simulation.campaign import (
     run_until,
     world_chunk,
 )
-from tests.simulation.core import Violation, run_seed
+from tests.simulation.core import run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
 CI = (500_000, 2_000, 300)

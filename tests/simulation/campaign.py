@@ -10,9 +10,11 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from tests.simulation.core import Violation, run_seed
+from tests.simulation import databases
+from tests.simulation.core import run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
 MOST_FAILURES = 5
@@ -81,6 +83,7 @@ def core_chunk(seeds: range) -> Tally:
             continue
         tally.core_programs += counted.programs
         tally.core_points += counted.points
+        tally.sometimes.update(counted.sometimes)
         tally.core_runs += counted.runs
     return tally
 
@@ -143,6 +146,7 @@ def run_until(
     tally = Tally()
     end = time.monotonic() + seconds
     count = processes or os.cpu_count() or 1
+    databases.folder()
     context = multiprocessing.get_context("fork")
     with context.Pool(count, _begin_process, maxtasksperchild=CHUNKS_OF_A_PROCESS) as pool:
 

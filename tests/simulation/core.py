@@ -13,12 +13,14 @@ end, and then its whole journal is checked, and replayed once more.
 import functools
 import random
 from asyncio import sleep
+from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
+from unittest import mock
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from journal import (
     Append,
@@ -28,12 +30,14 @@ from journal import (
     RecordedEvent,
     WrongExpectedVersion,
 )
+from journal.backends.sqlite import connections, guarded
 from kitaru.domain.execution.commands import AbortWait, Cancel, Command, GiveInput, Resolve
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import (
     CancelRequested,
     CheckpointCompleted,
     CheckpointFailed,
+    EventOffered,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionEvent,
@@ -58,11 +62,14 @@ from kitaru.engine.codec import Codec
 from kitaru.engine.executions import OwnedExecution, fold, head_of, new_event, stream_of
 from kitaru.engine.history import RecordedFact
 from kitaru.engine.runner import Loaded
-from kitaru.engine.upcasts import decode_event
+from kitaru.engine.upcasts import decode_event, offered_event
 from tests.determinism.programs import Node, written
 from tests.determinism.reference import Known, Reference
+from tests.simulation.databases import at_once, check_written, run_in_turn
 from tests.simulation.loop import SimulatedLoop, simulated_loop
 from tests.simulation.programs import FLOWS, Audience, Kind, Pass, random_program, set_audience
+from tests.simulation.sometimes import Sometimes
+from tests.simulation.violation import Violation
 
 EPOCH_US = 1_767_225_600_000_000
 """When virtual time begins."""
@@ -84,10 +91,6 @@ MOST_ATTEMPTS = 2
 """Of any checkpoint of a program, in one flow attempt."""
 SECOND = 1_000_000
 _NO_HASH = bytes(32)
-
-
-class Violation(AssertionError):
-    """The engine has broken one of its promises."""
 
 
 class Deaths:
@@ -231,6 +234,9 @@ class LeanJournal:
     async def get_blob(self, digest: str) -> bytes:
         return self.blobs[digest]
 
+    def shares_store_with(self, _path: str) -> bool:
+        return False
+
 
 def _digest(blob: bytes) -> str:
     return sha256(blob).hexdigest()
@@ -280,7 +286,11 @@ class LeanHost:
     def in_thread(self, function: Any) -> Any:
         raise AssertionError("no program of ours has threads")
 
-    in_transaction = spawn = spawn_body = in_thread
+    spawn = spawn_body = in_thread
+
+    def in_transaction(self, function: Callable[[], Any]) -> Any:
+        """Off the loop elsewhere."""
+        return run_in_turn(self.loop, function)
 
     def watch_duration(self, started: Any) -> None:
         """Whatever lasts is noted after as long as the worker takes."""
@@ -314,6 +324,8 @@ class Ledger(Audience):
         self.problem = ""
         """What a body has done that it must not do."""
         self._begun: set[tuple[str, int, int, int]] = set()
+        self.begun_by: dict[str, int] = {}
+        """The owner's epoch in which the body began that has a mark."""
 
     def body_begins(self, runner: Any, path: str, attempt: int, name: str) -> str:
         self.bodies.append((path, attempt))
@@ -324,7 +336,9 @@ class Ledger(Audience):
         if once in self._begun:
             self.problem = f"one owner began attempt {attempt} of {path} twice"
         self._begun.add(once)
-        return f"~{len(self.bodies)}"
+        mark = f"~{len(self.bodies)}"
+        self.begun_by[mark] = execution.lease.epoch
+        return mark
 
     async def takes_time(self, exec_id: str, path: str) -> None:
         for _ in range(self.chance.choice(_TURNS)):
@@ -348,6 +362,8 @@ class Finished(Struct):
     """Those of its owners; of the core's, only the one of each flow attempt that came furthest."""
     deaths: int = 0
     """How many of its owners have died."""
+    has_written: bool = False
+    """Whether any of its bodies had a transaction."""
 
 
 class Counted(Struct):
@@ -358,12 +374,15 @@ class Counted(Struct):
     """Executions of these programs, from the start to the end."""
     points: int = 0
     """Crash points: owners that died, each with a recovery by the next one."""
+    sometimes: Counter[str] = field(default_factory=Counter)
+    """Which rare situations were met, and how often."""
 
     def add(self, other: "Counted") -> None:
         """Takes in what somebody else has tried."""
         self.programs += other.programs
         self.runs += other.runs
         self.points += other.points
+        self.sometimes.update(other.sometimes)
 
 
 class Rehearsal:
@@ -379,9 +398,13 @@ class Rehearsal:
         name = "simulated" if chance.random() < 0.75 else "simulated_twice"
         self.flow = FLOWS[name]
         self.codec = _CODEC
-        self.exec_id = f"core-{seed}"
-        self.stream = stream_of(self.exec_id)
+        self.sometimes = Sometimes()
+        self._new_execution(0)
         self.cancels = self.kind != "plain" and chance.random() < 0.15
+
+    def _new_execution(self, number: int) -> None:
+        self.exec_id = f"core-{self.seed}-{number}"
+        self.stream = stream_of(self.exec_id)
 
     def check_all(self) -> Counted:
         """Executes the program again and again, with deaths, and checks everything."""
@@ -398,13 +421,19 @@ class Rehearsal:
                 ) from violation
             counted.runs += 1
             counted.points += run.deaths
+        counted.sometimes = self.sometimes.counts
         return counted
 
     def run(self, number: int, rate: float) -> Finished:
         """One execution, from its start to its end, whoever has to die for it."""
         problems: list[str] = []
         runners: list[AsyncRunner] = []
-        with simulated_loop(problems.append, runners) as loop:
+        self._new_execution(number)
+        with (
+            mock.patch.object(guarded, "patiently", at_once),
+            mock.patch.object(connections, "patiently", at_once),
+            simulated_loop(problems.append, runners) as loop,
+        ):
             finished = self._run_on(loop, runners, number, rate)
         if problems:
             raise Violation(f"an error that nobody looked at: {problems}")
@@ -455,13 +484,32 @@ class Rehearsal:
             elif not journal.is_over:
                 deaths.count += 1
             _check_passes(passes, longest)
+        has_written = any("keep" in path for path, _ in ledger.bodies)
+        if has_written:
+            self._look_for_adopted(journal, ledger)
         kept = list(longest.values())
         return Finished(
-            journal.facts, journal.events, journal.state, journal.blobs, kept, deaths.count
+            journal.facts,
+            journal.events,
+            journal.state,
+            journal.blobs,
+            kept,
+            deaths.count,
+            has_written,
         )
+
+    def _look_for_adopted(self, journal: LeanJournal, ledger: Ledger) -> None:
+        for fact, event in zip(journal.facts, journal.events, strict=True):
+            if isinstance(event, CheckpointCompleted) and event.name.startswith("keep"):
+                self.sometimes.hit("transaction committed")
+                mark = "~" + msgspec.json.decode(event.result.json).partition("~")[2]
+                if ledger.begun_by[mark] != fact.epoch:
+                    self.sometimes.hit("transaction committed before its owner died")
 
     def _lose(self, loop: SimulatedLoop, runner: AsyncRunner, chance: random.Random) -> None:
         """Its owner is dead: nothing of it goes on. One that had lost its lease would drop it."""
+        for transaction in list(runner.transactions.values()):
+            transaction.abandon("its process is dead")
         if self.graveyard is None or chance.random() < DROPPED:
             with loop.running():
                 runner.stop()
@@ -494,6 +542,8 @@ class Rehearsal:
         if twice:
             raise Violation(f"two outcomes of one call: {twice}")
         check_attempts(run.events)
+        if run.has_written:
+            check_written(self.exec_id, run.events)
         check_marks(run.events, [it.trace for it in run.passes])
         if self.kind == "plain" and self.flow is FLOWS["simulated"]:
             check_reference(self.program, run.events)
@@ -748,6 +798,8 @@ def check_marks(events: Sequence[ExecutionEvent], traces: Sequence[Sequence[str]
     """What a body was given is what is recorded: each result has a mark that no other has."""
     recorded = set()
     for event in events:
+        if isinstance(event, EventOffered):
+            event = offered_event(event)
         match event:
             case CheckpointCompleted(result=result):
                 text = bytes(result.json).decode().strip('"')
