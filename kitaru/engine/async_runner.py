@@ -126,7 +126,8 @@ class Timer:
         """Writes down that the body waits for a time, so that people see it."""
         if self.waiting is not None and not self.noted and not self.handle.cancelled():
             self.noted = True
-            self.runner.note_later(TimerStarted(path=self.path, due_at=self.due_at))
+            if self.runner.history.timers.get(self.path) != self.due_at:
+                self.runner.note_later(TimerStarted(path=self.path, due_at=self.due_at))
 
 
 class Attempt:

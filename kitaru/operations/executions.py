@@ -688,7 +688,8 @@ async def append_decided(
 async def find_id(runtime: Runtime, exec_id: str) -> str:
     """The full id that an id or an unambiguous beginning of one stands for.
 
-    Raises KitaruStateError when there is none, KitaruUsageError when there are several.
+    Raises KitaruStateError when there is none, KitaruUsageError when there are several, and
+    KitaruBackendError when the journal cannot be read.
     """
     wanted = checked_id(exec_id, "An execution id")
     query = HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)

@@ -22,9 +22,10 @@ from tests.simulation.campaign import (
     run_until,
     world_chunk,
 )
-from tests.simulation.core import Violation, run_seed
+from tests.simulation.core import run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
 CI = (500_000, 2_000, 300)
@@ -95,8 +96,8 @@ def _many(sizes: tuple[int, int, int], first: int, seconds: float, *, whole: boo
     points, worlds, programs = sizes
     began, tally = time.monotonic(), Tally()
     steps: list[tuple[Chunk, Callable[[Tally], bool], int, float]] = [
-        (world_chunk, lambda it: it.worlds >= worlds, 10, 0.4),
-        (differential_chunk, lambda it: it.compared_programs >= programs, 5, 0.6),
+        (world_chunk, lambda it: it.worlds >= worlds, 10, 0.25),
+        (differential_chunk, lambda it: it.compared_programs >= programs, 5, 0.4),
         (core_chunk, lambda it: it.core_points >= points, 50, 1.0),
     ]
     for chunk, enough, size, until in steps:

@@ -709,6 +709,73 @@ async def test_a_process_that_outlived_its_own_lease_goes_on_with_a_new_one(
     assert Counter(ran) == dict.fromkeys("abc", 1)
 
 
+@pytest.mark.counts_passes
+async def test_a_claim_that_was_under_way_when_it_began_does_not_cost_an_execution_its_body(
+    bench: Any, faults: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look for work was slower than a lease, and knew nothing of what has begun meanwhile."""
+    worker, journal = bench.runtime.worker, bench.runtime.journal
+    asked, answer, held = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    claim = journal.claim
+
+    async def slow(query: Any) -> Any:
+        asked.set()
+        await answer.wait()
+        return await claim(query)
+
+    worker.registry.serve(three_steps.reference, three_steps.definition)
+    monkeypatch.setattr(journal, "claim", slow, raising=False)
+    worker.look_now()
+    await asked.wait()
+    at["a"] = held.wait
+    handle = await three_steps.run()
+    await bench.until(lambda: "a" in ran)
+    epoch = worker.runners[handle.exec_id].execution.lease.epoch
+    # Nobody renews it before the claim is done.
+    worker._heartbeat.remove(stream_of(handle.exec_id))
+    faults.offset_us += round(worker.lease_seconds * 1_000_000) + 1
+    monkeypatch.setattr(journal, "claim", claim)
+    answer.set()
+    runner = worker.runners[handle.exec_id]
+    await bench.until(lambda: runner.execution.lease.epoch > epoch or runner._stopped)
+    held.set()
+    assert await bench.result(handle.exec_id, three_steps) == ["a", "b", "c"]
+    assert Counter(ran) == dict.fromkeys("abc", 1)
+
+
+@flow
+async def asks_and_goes_on() -> int:
+    number: int = await kitaru.wait(schema=int, name="number", timeout=600.0)
+    return number + 1
+
+
+@pytest.mark.counts_passes
+async def test_an_answer_between_the_commit_of_a_question_and_its_runner_s_hearing_of_it(
+    bench: Any, faults: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint comes while the append is under way, which is durable and meets no refusal."""
+    # What would find the answer in the end, were the hint forgotten.
+    monkeypatch.setattr(bench.runtime.worker, "_notice_all", lambda: None)
+
+    def answer(append: Append) -> None:
+        if any(event.type == "wait_requested" for event in append.events):
+            faults.after_append = lambda _: None
+            recorded = bench.runtime.journal._journal._streams[append.stream]
+            given = InputGiven(path="number", value=StoredValue(json=msgspec.Raw(b"41")))
+            bench.runtime.journal.append_blocking(
+                Append(
+                    stream=append.stream,
+                    events=(new_event(given),),
+                    expected_version=len(recorded),
+                    head=head_of(evolve(state_of(recorded), given)),
+                )
+            )
+
+    faults.after_append = answer
+    handle = await asks_and_goes_on.run()
+    assert await bench.result(handle.exec_id, asks_and_goes_on) == 42
+
+
 @flow
 async def asks_for_text() -> str:
     try:
