@@ -63,7 +63,7 @@ from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask, explained
 from kitaru.engine.history import History, KeptReady, Outcome
 from kitaru.engine.isolated import IsolatedAttempt
-from kitaru.engine.once import review_of
+from kitaru.engine.once import review_of, tell_review
 from kitaru.engine.runner import (
     DRAW,
     Host,
@@ -876,6 +876,7 @@ class AsyncRunner:
         if call.path not in self.history.reviews:
             event, blobs = review_of(call, call.attempt)
             self.execution.put(Outgoing(event, blobs, self._noted(event)))
+        tell_review(self.execution.exec_id, call)
 
     def _start_attempt_after(self, call: Call, wait_us: int) -> None:
         if call.abandoned:

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ T = TypeVar("T")
 CALL_OPTIONS = ("id", "after")
 RUNTIMES = ("inline", "isolated")
 Location = str | os.PathLike[str]
-TransactionTarget = bool | Location | Callable[[], Location] | None
+TransactionTarget = bool | Location | Callable[[], Location | Literal[True]] | None
 
 
 class CheckpointFuture(FutureLike, Generic[R]):

@@ -707,6 +707,8 @@ async def branches(start: int) -> list[int]:
     ("request_of", "error", "text"),
     [
         ({"from_": "nope"}, kitaru.KitaruUsageError, "come to no call 'nope'.*add_async"),
+        ({"from_": "checkpoint.add_async"}, kitaru.KitaruUsageError, "you mean 'add_async'"),
+        ({"from_": "add_asinc"}, kitaru.KitaruUsageError, "you mean 'add_async'"),
         ({"from_": ""}, kitaru.KitaruUsageError, "from_=''"),
         ({"from_": None}, kitaru.KitaruUsageError, "from_=None"),
         ({"overrides": {"add_async": 1}}, kitaru.KitaruUsageError, "did you mean|Did you mean"),
