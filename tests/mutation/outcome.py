@@ -33,6 +33,8 @@ class Reach(Struct, frozen=True):
     """Each test that passes → how long it takes, in seconds."""
     lines: dict[str, dict[int, list[str]]]
     """File → line → the tests that run it; the test "" is the import."""
+    forking: tuple[str, ...] = ()
+    """Tests that run lines in a forked child, where nobody sees which."""
 
     def of(self, file: str, lines: tuple[int, int]) -> set[str]:
         """The tests that run any of these lines."""

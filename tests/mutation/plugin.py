@@ -124,7 +124,7 @@ class Trying:
 
     def _tests_of(self, mutant: Mutant) -> list[str]:
         """Those first that have noticed something here before; then those that are quick."""
-        tests = self._reach.of(mutant.file, mutant.lines) - {""}
+        tests = self._reach.of(mutant.file, mutant.lines) - {""} or self._reach.forking
         return sorted(
             tests,
             key=lambda test: (
