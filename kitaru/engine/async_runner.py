@@ -920,10 +920,13 @@ class AsyncRunner:
         attempt = Attempt(self, call)
         definition = call.definition
         task: asyncio.Future[Any]
+        self.running[call.path] = call
         if definition.asynchronous and not definition.isolated and definition.transaction is None:
             body = self._body(call, context)
-            # Made directly: a factory of the application's could start it in the middle of this.
-            task = asyncio.Task(attempt.run(body), loop=self.host.loop, context=context)
+            task = self.host.loop.create_task(attempt.run(body), context=context)
+            if task.done():
+                # The application's loop begins its tasks at once, and this one is over.
+                return
         else:
             if definition.transaction is None:
                 task = self._run_body(call, context)
@@ -932,7 +935,6 @@ class AsyncRunner:
                 task = self.host.loop.create_task(transacted)
             task.add_done_callback(attempt)
         call.running = task
-        self.running[call.path] = call
         self.host.watch_duration(attempt)
 
     def _body(self, call: Call, context: contextvars.Context) -> Callable[[], Any]:

@@ -6,6 +6,7 @@ recorded, a replay of it takes the same way, wherever the process died.
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
 from collections import Counter
@@ -214,6 +215,21 @@ async def test_a_body_whose_task_somebody_cancels_before_it_begins_has_an_outcom
     handle = two_at_once.run()
     assert await handle.wait(timeout=30) == ["NoneType", "CancelledError"]
     assert ran == []
+
+
+@flow
+async def several_at_once() -> list[str]:
+    first = await step("first")
+    return [first, *await asyncio.gather(step("second"), flaky("third"), large("fourth", 1))]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 brought eager tasks")
+async def test_a_loop_that_begins_tasks_at_once_changes_nothing(bench: Any) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", None))
+    handle = several_at_once.run()
+    assert await handle.wait(timeout=30) == ["first", "second", "third", "fourth"]
+    assert Counter(ran) == {"first": 1, "second": 1, "third": 3, "fourth": 1}
 
 
 async def test_a_second_cancel_while_handlers_run_changes_nothing(bench: Any) -> None:
