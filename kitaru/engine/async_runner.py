@@ -741,6 +741,10 @@ class AsyncRunner:
         self.waits[wait.path] = wait
         if known is not None:
             wait.deadline_at = known.deadline_at
+            again = wait.requested_again(known, self.host.journal.now())
+            if again is not None:
+                noted, seen = self._noted(again), self.history.version
+                self.execution.put(Outgoing(again, recorded=noted, seen=seen))
             self._watch_deadline(wait)
             return
         event = wait.requested(self.host.journal.now())

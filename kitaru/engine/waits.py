@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from kitaru.domain.execution.events import InputGiven, WaitAborted, WaitExpired, WaitRequested
 from kitaru.domain.execution.wait_ids import ORDINAL, wait_id
@@ -115,6 +116,15 @@ class Wait:
             metadata=terms.metadata,
             deadline_at=self.deadline_at,
         )
+
+    def requested_again(self, known: WaitRequested, now: int) -> WaitRequested | None:
+        """That this code wants another kind of answer than the open wait asks for; None: it does
+        not. The deadline stays what it is."""
+        if bytes(known.schema) == bytes(self.terms.json_schema):
+            return None
+        asked = self.requested(now)
+        self.deadline_at = known.deadline_at
+        return replace(asked, deadline_at=known.deadline_at, again=True)
 
     def delivery(self, event: WaitOutcome, blob: bytes | None, codec: Codec) -> Delivery:
         """What an outcome gives to the body.

@@ -51,7 +51,7 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.execution.retry import Retry
-from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.executions import fold
 from kitaru.errors import KitaruStateError
@@ -469,6 +469,15 @@ def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> No
     assert not still_holds(answered, WaitExpired(path="w"))
     assert not still_holds(answered, ExecutionParked())
     assert still_holds(answered, DONE)
+
+
+def test_what_is_asked_anew_reopens_no_wait_that_was_answered_meanwhile() -> None:
+    again = WaitRequested(path="w", name="w", again=True)
+    assert still_holds(given_(TWO[0]), again)
+    answered = given_(TWO[0], InputGiven(path="w", value=NULL))
+    assert not still_holds(answered, again)
+    assert evolve(answered, again) == answered
+    assert evolve(given_(TWO[0]), again) == given_(TWO[0])
 
 
 LOST = ReviewRequested(path="c#2", name="c", attempt=4, site="a.py:3", arguments_digest="x")
