@@ -5,6 +5,7 @@ one: ``KITARU_TEST_MODE=always-replay pytest tests/conformance``. The engine has
 the modes change it from outside, here and nowhere else.
 """
 
+import argparse
 import contextvars
 import gc
 import os
@@ -251,14 +252,23 @@ def apply(patch: pytest.MonkeyPatch) -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the tests in each mode that is named, or in all; 1 when something failed."""
-    failed = []
-    if arguments == ["--check"]:
+    parser = argparse.ArgumentParser(prog="python -m tests.modes", description=__doc__)
+    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"of {', '.join(MODES)}; all")
+    parser.add_argument(
+        "--check", action="store_true", help="all but the normal one, and only where CI is set"
+    )
+    given = parser.parse_args(arguments)
+    for unknown in set(given.modes) - set(MODES):
+        parser.error(f"there is no mode {unknown!r}; choose from {', '.join(MODES)}")
+    modes: list[str] = given.modes or list(MODES)
+    if given.check:
         if "CI" not in os.environ:
             print("engine modes are left to the full run: CI is not set")
             return 0
         # The normal one has had its turn among all the tests.
-        arguments = [mode for mode in MODES if mode != "normal"]
-    for mode in arguments or list(MODES):
+        modes = [mode for mode in modes if mode != "normal"]
+    failed = []
+    for mode in modes:
         began = time.monotonic()
         environment = {**os.environ, VARIABLE: mode, "PYTHONHASHSEED": "random"}
         command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "--tb", "short", *TESTS]

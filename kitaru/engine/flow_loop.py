@@ -554,26 +554,32 @@ def _close_task(task: FlowTask) -> None:
     if coroutine is None:
         return
     _close_unawaited(coroutine, set())
+    standing = _standing(coroutine)
     for _ in range(CLOSING_TRIES):
         # From the inside: one that goes on to another await would be lost if its caller were closed
         # instead, and the garbage collector would close it later, anywhere.
-        innermost = _innermost(coroutine)
+        innermost = standing.pop()
         # Handlers of a dropped body may raise anything; none of it has an effect any more.
         with contextlib.suppress(BaseException):
             task.context.run(innermost.close)
         if getattr(coroutine, "cr_frame", None) is None:
             return
+        if not standing or getattr(innermost, "cr_frame", None) is not None:
+            # It has gone on to another await.
+            standing = _standing(coroutine)
     _left_open.append(coroutine)
 
 
-def _innermost(coroutine: Any) -> Any:
-    """The coroutine, not yet closed, in which this one stands."""
-    found = here = coroutine
+def _standing(coroutine: Any) -> list[Any]:
+    """The coroutines, not yet closed, in which this one stands, from itself to the innermost."""
+    found, here = [coroutine], coroutine
     while here is not None:
         if isinstance(here, types.CoroutineType):
             if here.cr_frame is None:
                 break
-            found, here = here, here.cr_await
+            if here is not coroutine:
+                found.append(here)
+            here = here.cr_await
         elif isinstance(here, types.AsyncGeneratorType):
             here = here.ag_await
         else:
@@ -593,18 +599,18 @@ def _close_unawaited(holder: object, seen: set[int]) -> None:
     """
     seen.add(id(holder))
     for held in gc.get_referents(holder):
-        if id(held) in seen:
+        if type(held) not in _SEARCHED or id(held) in seen:
             continue
         if isinstance(held, types.CoroutineType):
             if inspect.getcoroutinestate(held) == inspect.CORO_CREATED:
                 held.close()
             else:
                 _close_unawaited(held, seen)
-        elif type(held) in _HOLDERS and len(held) <= MOST_SEARCHED:
+        elif len(held) <= MOST_SEARCHED:
             _close_unawaited(held, seen)
 
 
-_HOLDERS = (list, tuple, dict, set, deque)
+_SEARCHED = frozenset((types.CoroutineType, list, tuple, dict, set, deque))
 
 
 _REFUSED = (

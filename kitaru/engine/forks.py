@@ -131,6 +131,7 @@ class Past:
             )
         raise KitaruUsageError(
             f"Execution {self.exec_id} has come to no {what} {selector!r}. {self._there(calls)}"
+            f"{_meant(selector, calls)}"
         )
 
     def _wait_of(self, selector: str) -> PastCall | None:
@@ -213,6 +214,14 @@ class Past:
             return last + 1, offer
         version, recorded_at = call.outcome.version, call.outcome.recorded_at
         return version, _offered(self.exec_id, version, recorded_at, event, overridden=True)
+
+
+def _meant(selector: str, calls: Sequence[PastCall]) -> str:
+    # An override says the kind, too: whoever writes both may mix them up.
+    close = [call.path for call in calls if selector == call.key]
+    close += [call.path for call in calls if selector == f"{call.kind}.{call.name}"]
+    close = close or difflib.get_close_matches(selector, [call.path for call in calls], 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _version(numbered: tuple[int, EventOffered]) -> int:

@@ -60,7 +60,7 @@ from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
 from kitaru.engine.isolated import IsolatedAttempt
-from kitaru.engine.once import review_of
+from kitaru.engine.once import review_of, tell_review
 from kitaru.engine.runner import (
     DRAW,
     Host,
@@ -1096,6 +1096,7 @@ class SyncRunner:
         if call.path not in self.history.reviews:
             self._put_noted(*review_of(call, self.history.attempts_of(call.path).last_attempt))
             self._flush()
+        tell_review(self.execution.exec_id, call)
 
     def _reviewed(self, call: Call) -> Outcome | None:
         """Blocks the body until somebody has reviewed the call; None: it is to run again."""

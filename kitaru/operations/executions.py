@@ -56,7 +56,7 @@ from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
-from kitaru.engine.differences import difference_lines
+from kitaru.engine.differences import are_equal, difference_lines
 from kitaru.engine.executions import (
     CATEGORY,
     Outgoing,
@@ -264,10 +264,12 @@ async def _conflict(
 ) -> str:
     """How a start differs from the first one under its key; empty: not at all."""
     if first.arguments_digest != event.arguments_digest:
-        before = await _whole(runtime, first.arguments, ())
-        now = await _whole(runtime, event.arguments, blobs)
-        found = difference_lines(msgspec.json.decode(before), msgspec.json.decode(now))
-        return "\n  ".join(["with other arguments:", *found])
+        before: Any = await _whole(runtime, first.arguments, ())
+        now: Any = await _whole(runtime, event.arguments, blobs)
+        before, now = msgspec.json.decode(before), msgspec.json.decode(now)
+        # Whoever asks again may have it from where dicts have no order.
+        if not are_equal(before, now):
+            return "\n  ".join(["with other arguments:", *difference_lines(before, now)])
     before_fork, now_fork = first.forked_from, event.forked_from
     if before_fork is None or now_fork is None:
         if before_fork is now_fork:
@@ -688,7 +690,8 @@ async def append_decided(
 async def find_id(runtime: Runtime, exec_id: str) -> str:
     """The full id that an id or an unambiguous beginning of one stands for.
 
-    Raises KitaruStateError when there is none, KitaruUsageError when there are several.
+    Raises KitaruStateError when there is none, KitaruUsageError when there are several, and
+    KitaruBackendError when the journal cannot be read.
     """
     wanted = checked_id(exec_id, "An execution id")
     query = HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)

@@ -1,7 +1,8 @@
 """Forks: new executions that take over from another's history what came before a certain call."""
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -141,7 +142,7 @@ async def fork(runtime: Runtime, exec_id: str, request: ForkRequest, target: Tar
     override or input; KitaruWaitValidationError for an answer that does not fit its wait;
     KitaruSerializationError for a value that cannot be kept; KitaruStateError when there is no such
     source, or when the idempotency key was used for something else; KitaruBackendError when the
-    journal cannot be written. The source is only read.
+    journal cannot be read or written. The source is only read.
     """
     source = await _source(runtime, request.source)
     definition = target.definition
@@ -214,13 +215,24 @@ async def fork_for_others(
 async def forks_of(runtime: Runtime, exec_id: str) -> tuple[str, ...]:
     """The ids of an execution's forks, oldest first; of more than a thousand, the newest."""
     query = HeadQuery(category=CATEGORY, parent=stream_of(exec_id), limit=MOST_FORKS)
-    heads = await runtime.journal.heads(query)
+    with _told():
+        heads = await runtime.journal.heads(query)
     return tuple(exec_id_of(head.stream) for head in reversed(heads))
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the journal raises when it cannot be read, as whoever has asked is told of it."""
+    try:
+        yield
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
 
 
 async def _source(runtime: Runtime, exec_id: str) -> Source:
     full_id = await executions.find_id(runtime, exec_id)
-    recorded = await runtime.journal.read_stream(stream_of(full_id))
+    with _told():
+        recorded = await runtime.journal.read_stream(stream_of(full_id))
     facts = [(fact.version, fact.recorded_at, decode_event(fact)) for fact in recorded]
     return Source(full_id, facts)
 
@@ -246,7 +258,8 @@ async def _is_known(runtime: Runtime, exec_id: str, request: ForkRequest) -> boo
     """Whether the idempotency key has been used: then nothing of the source is looked at again."""
     if request.idempotency_key is None:
         return False
-    return await runtime.journal.head(stream_of(exec_id)) is not None
+    with _told():
+        return await runtime.journal.head(stream_of(exec_id)) is not None
 
 
 # the flow's arguments
@@ -263,7 +276,8 @@ async def _arguments(
         return Arguments(started.arguments, started.arguments_digest, plain=plain)
     data: Any = started.arguments.json
     if started.arguments.blob is not None:
-        data = await runtime.journal.get_blob(started.arguments.blob)
+        with _told():
+            data = await runtime.journal.get_blob(started.arguments.blob)
     codec, types = runtime.codec, definition.types
     named: Named = codec.decode(data, types)
     as_json = {name: named[name] for name in started.plain}

@@ -8,7 +8,7 @@ import pytest
 
 import kitaru
 from kitaru import checkpoint, flow
-from kitaru.domain.execution.events import TimerFired, TimerStarted
+from kitaru.domain.execution.events import ExecutionParked, TimerFired, TimerStarted
 from kitaru.operations import waits
 
 HOUR = 3_600_000_000
@@ -104,6 +104,37 @@ async def test_a_time_that_is_looked_at_again_does_not_pass_by_it(
     events = await bench.events(handle.exec_id)
     (fired,) = [n for n, event in enumerate(events) if isinstance(event, TimerFired)]
     assert recorded[fired].recorded_at >= events[fired].due_at
+
+
+@flow
+async def two_sleepers(times: int) -> None:
+    async def naps() -> None:
+        for _ in range(times):
+            await asyncio.sleep(100.0)
+
+    await asyncio.gather(asyncio.sleep(100_000.0), naps())
+
+
+@pytest.mark.counts_passes
+async def test_a_time_that_is_written_down_is_not_written_down_by_every_owner(
+    bench: Any, faults: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sleep that many processes live to see does not make the journal longer with each."""
+    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 0.3)
+    exec_id = (await two_sleepers.run(3)).exec_id
+    for pass_ in (1, 2, 3, 4):
+        async with asyncio.timeout(bench.DEADLINE_SECONDS):
+            while _parked(await bench.events(exec_id)) < pass_:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.01)
+        faults.offset_us += 101_000_000
+        bench.runtime.worker.look_now()
+    started = [e.path for e in await bench.events(exec_id) if isinstance(e, TimerStarted)]
+    assert sorted(started) == sorted(set(started))
+    assert len(started) == 4
+
+
+def _parked(events: Any) -> int:
+    return sum(isinstance(event, ExecutionParked) for event in events)
 
 
 @FLOWS

@@ -6,6 +6,8 @@ both --seed N           the same world's store on both backends
 find --seconds N        one seed after the other until one fails
 check                   what the one check of the repository runs; more of it when CI is set
 run --core-points N --worlds N --programs N --minutes M --first-seed N
+compare --programs N --first-seed N --jobs N
+                        the same programs on both backends, and nothing else
 """
 
 import argparse
@@ -22,9 +24,10 @@ from tests.simulation.campaign import (
     run_until,
     world_chunk,
 )
-from tests.simulation.core import Violation, run_seed
+from tests.simulation.core import run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
 CI = (500_000, 2_000, 300)
@@ -47,7 +50,13 @@ def main(arguments: list[str]) -> int:
     run.add_argument("--programs", type=int, default=10_000)
     run.add_argument("--minutes", type=float, default=120.0)
     run.add_argument("--first-seed", type=int, default=0)
+    both = commands.add_parser("compare")
+    both.add_argument("--programs", type=int, default=10_000)
+    both.add_argument("--first-seed", type=int, default=0)
+    both.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
+    if given.command == "compare":
+        return _compare(given.programs, given.first_seed, given.jobs)
     if given.command in ("core", "world", "both"):
         return _one(given.command, given.seed)
     if given.command == "find":
@@ -76,6 +85,19 @@ def _one(command: str, seed: int) -> int:
     return 0
 
 
+def _compare(programs: int, first: int, jobs: int) -> int:
+    """1 when a program's journal is not the same on every backend."""
+    began = time.monotonic()
+
+    def enough(tally: Tally) -> bool:
+        return tally.compared_programs >= programs
+
+    tally = run_until(differential_chunk, enough, size=5, first=first, processes=jobs)
+    print(tally.both)
+    print(f"{time.monotonic() - began:.0f} seconds, seeds from {first} on")
+    return verdict(tally, whole=False)
+
+
 def _find(seconds: float) -> int:
     """1 when something fails within so many seconds of this process's own time."""
     seed, tried = 0, Tally()
@@ -95,8 +117,8 @@ def _many(sizes: tuple[int, int, int], first: int, seconds: float, *, whole: boo
     points, worlds, programs = sizes
     began, tally = time.monotonic(), Tally()
     steps: list[tuple[Chunk, Callable[[Tally], bool], int, float]] = [
-        (world_chunk, lambda it: it.worlds >= worlds, 10, 0.4),
-        (differential_chunk, lambda it: it.compared_programs >= programs, 5, 0.6),
+        (world_chunk, lambda it: it.worlds >= worlds, 10, 0.25),
+        (differential_chunk, lambda it: it.compared_programs >= programs, 5, 0.4),
         (core_chunk, lambda it: it.core_points >= points, 50, 1.0),
     ]
     for chunk, enough, size, until in steps:

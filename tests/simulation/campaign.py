@@ -1,5 +1,6 @@
 """Many seeds on all processors, counted: what was tried, what was met, and what went wrong."""
 
+import gc
 import multiprocessing
 import os
 import time
@@ -9,22 +10,28 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from tests.simulation.core import Violation, run_seed
+from tests.simulation import databases
+from tests.simulation.core import run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
 MOST_FAILURES = 5
+CHUNKS_OF_A_PROCESS = 4
+"""Then it ends, and all that it has kept with it: that costs less than to collect it."""
+_graveyard: list[Any] | None = None
+"""Where a process that ends soon keeps the owners that have died in the core."""
 
 
 class Tally(Struct):
     """What has been tried, and what came of it."""
 
     core_programs: int = 0
+    core_runs: int = 0
+    """Their executions, each from its start to its end."""
     core_points: int = 0
-    """Crash points of the exhaustive level."""
-    core_finished: int = 0
-    """Those from which the execution went on to its end."""
+    """Crash points of the exhaustive level: owners that died, and a recovery after each."""
     worlds: int = 0
     world_points: int = 0
     """Crash points of the full simulator: unfinished executions of processes that died."""
@@ -49,14 +56,20 @@ class Tally(Struct):
         """The situations that were never met."""
         return [name for name in SOMETIMES if not self.sometimes[name]]
 
+    @property
+    def both(self) -> str:
+        """For people: what was the same on both backends."""
+        counted = f"{self.compared_questions} questions, {self.compared_events} events"
+        return f"both backends: {self.compared_programs} programs, {counted}"
+
     def text(self) -> str:
         """For people."""
         core = f"core: {self.core_programs} programs, {self.core_points} crash points"
+        runs = f"in {self.core_runs} executions, each of which came to its end"
         worlds = f"worlds: {self.worlds}, {self.world_points} crash points"
-        both = f"both backends: {self.compared_programs} programs"
         lines = [
-            f"{both}, {self.compared_questions} questions, {self.compared_events} events",
-            f"{core}, of which {self.core_finished} went on to the end",
+            self.both,
+            f"{core} {runs}",
             f"{worlds}, {self.take_overs} take-overs, {self.steps} steps",
         ]
         if self.worlds:
@@ -69,19 +82,21 @@ def core_chunk(seeds: range) -> Tally:
     tally = Tally()
     for seed in seeds:
         try:
-            counted = run_seed(seed)
+            counted = run_seed(seed, _graveyard)
         except Violation as violation:
             tally.failures = [*tally.failures, f"core seed {seed}: {violation}"]
             continue
         tally.core_programs += counted.programs
         tally.core_points += counted.points
-        tally.core_finished += counted.finished
+        tally.sometimes.update(counted.sometimes)
+        tally.core_runs += counted.runs
     return tally
 
 
 def world_chunk(seeds: range) -> Tally:
     """The worlds of these seeds."""
     tally = Tally()
+    gc.enable()
     for seed in seeds:
         try:
             world = run_world(seed)
@@ -99,6 +114,7 @@ def world_chunk(seeds: range) -> Tally:
 def differential_chunk(seeds: range) -> Tally:
     """The worlds of these seeds, on both backends."""
     tally = Tally()
+    gc.enable()
     for seed in seeds:
         try:
             compared = compare(seed)
@@ -114,6 +130,14 @@ def differential_chunk(seeds: range) -> Tally:
 Chunk = Callable[[range], Tally]
 
 
+def _begin_process() -> None:
+    global _graveyard
+    _graveyard = []
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
 def run_until(
     chunk: Chunk,
     enough: Callable[[Tally], bool],
@@ -127,7 +151,9 @@ def run_until(
     tally = Tally()
     end = time.monotonic() + seconds
     count = processes or os.cpu_count() or 1
-    with multiprocessing.get_context("fork").Pool(count) as pool:
+    databases.folder()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(count, _begin_process, maxtasksperchild=CHUNKS_OF_A_PROCESS) as pool:
 
         def seeds() -> Iterator[range]:
             start = first

@@ -11,25 +11,27 @@ from kitaru.domain.execution.events import (
     CancelRequested,
     CheckpointCompleted,
     CheckpointFailed,
+    EventOffered,
     ExecutionCancelled,
     ExecutionEvent,
     ExecutionParked,
     ExecutionRecovered,
     ExecutionReopened,
+    ExecutionStarted,
     FlowAttemptFailed,
+    ForkedFrom,
     InputGiven,
+    OffersTaken,
     ReviewRequested,
     TimerFired,
     WaitAborted,
     WaitExpired,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
-from kitaru.engine.codec import Codec
-from kitaru.engine.executions import head_of, state_of, stream_of
-from kitaru.engine.upcasts import decode_event
+from kitaru.engine.executions import exec_id_of, head_of, state_of, stream_of
+from kitaru.engine.upcasts import decode_event, offered_event
 from tests.simulation.core import (
     Finished,
-    Violation,
     called,
     check_attempts,
     check_marks,
@@ -38,8 +40,10 @@ from tests.simulation.core import (
     replay_trace,
     twice_ended,
 )
+from tests.simulation.databases import check_written
 from tests.simulation.programs import FLOWS
 from tests.simulation.store import at_once
+from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -64,6 +68,16 @@ class Checks:
         self.cancelled: set[str] = set()
         self.told: dict[str, str] = {}
         """How an execution ended, as a client was told."""
+        self.position = 0
+        """Of the event that is looked at."""
+        self.began_at: dict[str, int] = {}
+        """The position of a stream's first event."""
+        self.completed_at: dict[tuple[str, str], int] = {}
+        """The position of a call's result, by stream and path."""
+        self.offered: dict[tuple[str, str], EventOffered] = {}
+        """What a fork was offered, by stream and path."""
+        self.reused: set[tuple[str, str]] = set()
+        """(stream, path) of each call that was given a result of an earlier execution."""
         self.bodies: set[tuple[str, str, int, int]] = set()
         """(execution, path, attempt, runner) of each body that has begun."""
         self.began: defaultdict[tuple[str, str, int], int] = defaultdict(int)
@@ -87,6 +101,7 @@ class Checks:
                 if fact.epoch < self.epochs[stream]:
                     raise Violation(f"I3: an older owner of {stream} wrote {event!r}")
                 self.epochs[stream] = fact.epoch
+            self.position = fact.position
             self._event(stream, event)
             self._situation(stream, fact, event)
         # I4: the head is the fold of the events.
@@ -105,6 +120,11 @@ class Checks:
                 fact.epoch
             ):
                 self.world.hit("checkpoint retried after a crash")
+            case CheckpointCompleted(name=name, result=result) if name.startswith("keep"):
+                self.world.hit("transaction committed")
+                mark = "~" + bytes(result.json).decode().strip('"').partition("~")[2]
+                if self.world.ledger.begun_by.get(mark, fact.epoch) != fact.epoch:
+                    self.world.hit("transaction committed before its owner died")
             case CheckpointFailed():
                 self.world.hit("failure delivered")
             case TimerFired(due_at=due_at) if fact.recorded_at - due_at > 1_000_000:
@@ -117,6 +137,7 @@ class Checks:
         if before.is_finished and not isinstance(event, ExecutionReopened):
             raise Violation(f"I5: {event!r} was written to {stream}, which was {before.status}")
         state = self.states[stream] = evolve(before, event)
+        self.began_at.setdefault(stream, self.position)
         self.events[stream].append(event)
         ended, hit = self.outcomes[stream], self.world.hit
         match event:
@@ -129,6 +150,16 @@ class Checks:
                     raise Violation(f"I1: a second outcome of {path} in {stream}")
                 ended.add(path)
                 hit("timer fired")
+            case ExecutionStarted(forked_from=ForkedFrom(exec_id=source)):
+                self.world.forked(stream, source)
+            case OffersTaken(paths=paths):
+                # What a fork was given of its source is as good as recorded here.
+                ended.update(paths)
+                hit("offer taken")
+                if any(self.offered[stream, path].overridden for path in paths):
+                    hit("override taken")
+            case EventOffered(path=path):
+                self.offered[stream, path] = event
             case FlowAttemptFailed():
                 ended.clear()
                 hit("flow attempt failed")
@@ -147,6 +178,10 @@ class Checks:
                 hit("review requested")
             case ExecutionRecovered(recoveries=recoveries):
                 hit("take-over")
+                if self.world.plans[exec_id_of(stream)].source:
+                    hit("fork taken over")
+                if any(it == stream for it, _ in self.reused):
+                    hit("reused result handed over in a replay")
                 if recoveries > 1:
                     hit("recovery of a recovery")
             case CancelRequested() if before.waits:
@@ -155,6 +190,47 @@ class Checks:
                 pass
         if state.is_finished and state.status is not None:
             hit(state.status.value)
+            if self.world.plans[exec_id_of(stream)].source:
+                hit("fork ended")
+        if isinstance(event, CheckpointCompleted):
+            self._completed(stream, event)
+
+    def _completed(self, stream: str, event: CheckpointCompleted) -> None:
+        self.completed_at[stream, event.path] = self.position
+        if event.cached_from is not None:
+            self._reused(stream, event)
+        offer = self.offered.get((stream, event.path))
+        if offer is not None:
+            # I15: a fork takes what it is offered, where the arguments are still the same.
+            offered = offered_event(offer)
+            if (
+                isinstance(offered, CheckpointCompleted)
+                and offered.name == event.name
+                and (offer.overridden or offered.arguments_digest == event.arguments_digest)
+            ):
+                raise Violation(f"I15: {stream} ran {event!r}, and was offered {offered!r}")
+
+    def _reused(self, stream: str, event: CheckpointCompleted) -> None:
+        """I14: what is reused is what the execution that it is said to be from has recorded."""
+        self.world.hit("result of an earlier execution reused")
+        self.reused.add((stream, event.path))
+        assert event.cached_from is not None
+        source = stream_of(event.cached_from)
+        if source == stream:
+            raise Violation(f"I14: {stream} reused a result of its own: {event!r}")
+        if self.world.plans[exec_id_of(stream)].cache is False:
+            raise Violation(f"I14: {stream} reused {event!r}, and was not to")
+        for known in self.events[source]:
+            if (
+                isinstance(known, CheckpointCompleted)
+                and known.path == event.cached_path
+                and known.result == event.result
+                and known.arguments_digest == event.arguments_digest
+                and known.cached_from is None
+                and self.completed_at[source, known.path] < self.began_at[stream]
+            ):
+                return
+        raise Violation(f"I14: {stream} reused {event!r}, which {source} has not recorded")
 
     def body_begins(self, runner: Any, path: str, attempt: int) -> None:
         """P1, I10, I11: what is recorded is never run again, and what has ended runs nothing."""
@@ -202,11 +278,12 @@ class Checks:
             passes = self.world.ledger.passes.get(exec_id, [])
             check_attempts(events)
             check_marks(events, [it.trace for it in passes])
-            if self._is_plain(plan.kind, plan.retries, events):
+            check_written(exec_id, events)
+            if not plan.source and self._is_plain(plan.kind, plan.retries, events):
                 check_reference(plan.program, events)
             flow = FLOWS[plan.flow]
-            whole = Finished(facts, events, self.world.inner._blobs, passes, [], False, (0, 0))
-            replayed = replay_trace(flow, plan.program, exec_id, whole, Codec())
+            whole = Finished(facts, events, self.states[stream], self.world.inner._blobs, passes)
+            replayed = replay_trace(flow, plan.program, exec_id, whole)
             for one in passes:
                 # I7: every pass, of whichever owner, saw the beginning of the same.
                 last = replayed.get(one.attempt)

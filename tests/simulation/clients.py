@@ -5,15 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from kitaru.domain.execution.events import FrozenOptions, WaitExpired
+from kitaru.domain.execution.events import (
+    CheckpointCompleted,
+    FrozenOptions,
+    TimerFired,
+    WaitExpired,
+)
 from kitaru.engine.executions import stream_of
 from kitaru.errors import (
     KitaruBackendError,
     KitaruError,
     KitaruStateError,
+    KitaruUsageError,
     KitaruWaitValidationError,
 )
-from kitaru.operations import executions, resolving, waits
+from kitaru.operations import executions, forks, resolving, waits
 from kitaru.status import ExecutionStatus
 from tests.determinism.programs import Node as Program
 from tests.simulation.core import called, ending_text
@@ -22,6 +28,10 @@ from tests.simulation.programs import FLOWS, Kind
 if TYPE_CHECKING:
     from tests.simulation.node import Node
     from tests.simulation.world import World
+
+
+OVERRIDE = "override~"
+"""What begins every outcome that somebody has put in another one's place."""
 
 
 class Plan(Struct):
@@ -36,6 +46,10 @@ class Plan(Struct):
     cancel_at: int | None = None
     early: str | None = None
     """The wait that is answered before anybody asks."""
+    cache: bool | None = False
+    """As the execution's options have it; None: as the checkpoint says."""
+    source: str = ""
+    """The execution that it is a fork of."""
 
 
 class Clients:
@@ -71,7 +85,7 @@ class Clients:
             flow.reference,
             "",
             {"key": plan.key},
-            FrozenOptions(retries=plan.retries, cache=False),
+            FrozenOptions(retries=plan.retries, cache=plan.cache),
             plan.key,
         )
         try:
@@ -149,6 +163,36 @@ class Clients:
         except (KitaruStateError, KitaruBackendError):
             return
         self.world.hit("failed execution retried")
+
+    async def fork(self, exec_id: str, number: int) -> None:
+        """Has an execution run anew, from one of its calls on, perhaps with another outcome."""
+        world = self.world
+        stream = stream_of(exec_id)
+        events, state = world.checks.events[stream], world.checks.states[stream]
+        calls = [it.path for it in events if isinstance(it, CheckpointCompleted | TimerFired)]
+        if not calls:
+            return
+        overrides = {}
+        done = [it for it in events if isinstance(it, CheckpointCompleted)]
+        if done and world.chance.random() < 0.4:
+            overrides[f"checkpoint.{world.chance.choice(done).path}"] = f"{OVERRIDE}{number}"
+        request = forks.ForkRequest(
+            source=exec_id,
+            anchor=world.chance.choice(calls),
+            overrides=overrides,
+            idempotency_key=f"world {world.seed} fork {number}",
+        )
+        cache = world.chance.choice([None, True])
+        try:
+            await forks.fork_for_others(world.client.runtime, request, retries=None, cache=cache)
+        except (KitaruUsageError, KitaruBackendError):
+            world.hit("fork refused")
+            return
+        world.hit("fork begun")
+        if not state.is_finished:
+            world.hit("fork of a running execution")
+        if world.plans[exec_id].source:
+            world.hit("fork of a fork")
 
     async def follow(self, exec_id: str) -> None:
         """Waits for the end, and is told."""

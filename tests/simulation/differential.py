@@ -14,8 +14,8 @@ from typing import Any
 from msgspec import Struct
 
 from journal import Journal, JournalError, RecordedEvent, open_journal
-from tests.simulation.core import Violation
 from tests.simulation.store import at_once
+from tests.simulation.violation import Violation
 from tests.simulation.world import Asked, World, simulated
 
 MEMORY = Path("/dev/shm")

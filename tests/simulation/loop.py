@@ -20,6 +20,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.now = 0.0
         """Seconds, by this process's own clock."""
+        self.is_halted = False
+        """Whether its process has died in the middle of a callback."""
         # What a worker compares with its own thread to see whether it stands on its loop.
         self._thread_id: int | None = threading.get_ident()
         self._unfinished: set[asyncio.Task[Any]] = set()
@@ -66,7 +68,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         outer = events._get_running_loop()
         events._set_running_loop(self)
         try:
-            while ready and ran < most:
+            while ready and ran < most and not self.is_halted:
                 handle_ = ready.popleft()
                 if not handle_._cancelled:
                     ran += 1
@@ -95,6 +97,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def abandon(self) -> None:
         """Its process is dead: nothing of it runs on, now or when the collector finds it."""
         self._failed = _ignore
+        self.forget()
+        self._thread_id = None
+        self.close()
+
+    def forget(self) -> None:
+        """Nothing of what was to be done on it is done any more; another process may use it."""
+        failed, self._failed = self._failed, _ignore
         self._ready.clear()
         self._scheduled.clear()
         with self.running():
@@ -106,8 +115,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._unfinished.clear()
         self._ready.clear()
         self._scheduled.clear()
-        self._thread_id = None
-        self.close()
+        self.is_halted = False
+        self._failed = failed
+
+    def leave(self) -> tuple[Any, ...]:
+        """What was to be done on it, which is not even closed; another process may use it."""
+        left = (self._ready, self._scheduled, self._unfinished)
+        self._ready, self._scheduled, self._unfinished = deque(), [], set()
+        self.is_halted = False
+        return left
 
     def _unhandled(self, _loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -1,5 +1,6 @@
 """One simulated process: a real worker on a loop of its own, with a clock of its own."""
 
+import functools
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.codec import Codec
 from kitaru.engine.registry import Registry
 from kitaru.engine.worker import Worker
+from tests.simulation.databases import run_in_turn
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.programs import FLOWS
 from tests.simulation.store import SECOND, View
@@ -56,6 +58,8 @@ class Node:
         self.worker._random = random.Random(world.chance.random())
         heart: Any = self.worker._heartbeat
         heart._thread = NoThread()
+        worker: Any = self.worker
+        worker.in_transaction = functools.partial(run_in_turn, self.loop)
         may_start = self.worker.may_start
 
         def noted(exec_id: str) -> bool:

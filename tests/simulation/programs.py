@@ -38,6 +38,7 @@ from tests.determinism.programs import (
     Take,
     shown,
 )
+from tests.simulation.databases import COUNT, database
 
 
 class Ask(Node, frozen=True, tag=True):
@@ -56,6 +57,19 @@ class Once(Node, frozen=True, tag=True):
 
 class Big(Node, frozen=True, tag=True):
     """Calls a checkpoint whose result is too large for the event."""
+
+    label: str
+
+
+class Keep(Node, frozen=True, tag=True):
+    """Calls a checkpoint that writes into a database, in one transaction with its outcome."""
+
+    label: str
+    database: int
+
+
+class Reuse(Node, frozen=True, tag=True):
+    """Calls a checkpoint whose result an earlier execution may have."""
 
     label: str
 
@@ -108,13 +122,13 @@ async def _labour(label: str, ends: str, name: str) -> str:
     return f"{label}{mark}"
 
 
-@checkpoint
+@checkpoint(cache=False)
 async def work(label: str, ends: str) -> str:
     """Takes some time, and returns what no other run of a body returns."""
     return await _labour(label, ends, "work")
 
 
-@checkpoint(retries=kitaru.Retry(max_attempts=2, first_delay=0.5))
+@checkpoint(cache=False, retries=kitaru.Retry(max_attempts=2, first_delay=0.5))
 async def retried(label: str, ends: str) -> str:
     """The same, with a second attempt."""
     return await _labour(label, ends, "retried")
@@ -126,10 +140,34 @@ async def once(label: str) -> str:
     return await _labour(label, "well", "once")
 
 
-@checkpoint
+@checkpoint(cache=False)
 async def big(label: str) -> str:
     """Returns much."""
     return await _labour(label, "well", "big") + "." * 70_000
+
+
+def _keeper(number: int) -> Any:
+    async def keep(label: str) -> str:
+        here = scope.get()
+        assert isinstance(here, CheckpointScope)
+        mark = f"{label}{audience.body_begins(here.runner, here.path, here.attempt, 'keep')}"
+        statement = "INSERT INTO marks VALUES (?, ?, ?)"
+        await kitaru.transaction().aio.execute(statement, (here.runner.exec_id, here.path, mark))
+        await audience.takes_time(here.runner.exec_id, here.path)
+        return mark
+
+    keep.__name__ = f"keep{number}"
+    return checkpoint(transaction=lambda: database(number))(keep)
+
+
+keepers = [_keeper(number) for number in range(COUNT)]
+"""Each writes into a database of its own."""
+
+
+@checkpoint(cache=True)
+async def shared(label: str) -> str:
+    """What later executions with a cache need not run again."""
+    return await _labour(label, "well", "shared")
 
 
 class SimulatedBody(Body):
@@ -152,6 +190,12 @@ class SimulatedBody(Body):
 
     async def _big(self, node: Big) -> str:
         return (await big(node.label)).rstrip(".")
+
+    async def _keep(self, node: Keep) -> Any:
+        return await keepers[node.database](node.label)
+
+    async def _reuse(self, node: Reuse) -> Any:
+        return await shared(node.label)
 
     async def _ask(self, node: Ask) -> Any:
         try:
@@ -216,6 +260,7 @@ class Generator:
         self.chance = chance
         self.kind = kind
         self.asks = 0
+        self.keeps = 0
 
     def node(self, leaves: int) -> Any:
         """A program with about so many leaves."""
@@ -238,6 +283,11 @@ class Generator:
                 return Once(self._label())
             if draw < 0.21:
                 return Big(self._label())
+            if draw < 0.26 and self.keeps < COUNT:
+                self.keeps += 1
+                return Keep(self._label(), self.keeps - 1)
+            if draw < 0.30:
+                return Reuse(self._label())
         if draw < 0.33:
             return Sleep(self.chance.choice([1, 200, 1_000_000, 20_000_000]))
         if draw < 0.38 and self.kind != "plain":

@@ -156,7 +156,10 @@ class View:
         await self._asked("release", lambda: self._world.release(lease))
 
     def find_soon(self, query: KeyQuery, done: Any) -> None:
-        self._ask("read", lambda: self._inner.find_blocking(query), done)
+        self._ask("read", lambda: self._world.find(query), done)
+
+    def shares_store_with(self, _path: str) -> bool:
+        return False
 
     # what the heartbeat's thread does
 

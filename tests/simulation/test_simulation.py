@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from journal import SqliteTransaction
 from journal.backends.in_memory import InMemoryJournal
+from journal.backends.sqlite.transaction import Transaction
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.executions import OwnedExecution
+from kitaru.engine.history import History
 from kitaru.engine.worker import Worker
-from tests.simulation.core import Counted, Violation, run_seed
+from tests.simulation.campaign import differential_chunk
+from tests.simulation.core import RATES, Counted, run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES, Sometimes
+from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
 
@@ -28,13 +33,35 @@ def test_programs_crashed_at_every_event_come_to_the_same_end() -> None:
     for seed in range(60):
         counted.add(run_seed(seed))
     assert counted.points > 200
-    assert counted.finished > 40
+    assert counted.runs >= len(RATES) * counted.programs
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_worlds_keep_every_promise(seed: int) -> None:
     world = run_world(seed)
     assert world.plans
+
+
+RARE = {
+    "transaction committed",
+    "transaction committed before its owner died",
+    "result of an earlier execution reused",
+    "offer taken",
+    "override taken",
+    "fork taken over",
+    "fork of a running execution",
+    "fork ended",
+}
+
+
+def test_worlds_have_transactions_forks_and_a_cache() -> None:
+    """A simulator that never meets them proves nothing of them."""
+    met: set[str] = set()
+    for seed in range(1_000):
+        met.update(run_world(seed).sometimes.counts)
+        if met >= RARE:
+            return
+    raise AssertionError(f"never met: {RARE - met}")
 
 
 def test_the_same_seed_is_the_same_world() -> None:
@@ -46,6 +73,21 @@ def test_the_same_seed_is_the_same_world() -> None:
 def test_sqlite_is_asked_the_same_and_gives_the_same(seed: int) -> None:
     compared = compare(seed)
     assert compared.events >= compared.programs > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("release", lambda *_: None),
+        ("renew", lambda *_: []),
+        ("_epoch_of", lambda *_: 0),
+    ],
+)
+def test_a_backend_that_does_something_else_is_found(
+    method: str, wrong: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transaction, method, wrong)
+    assert differential_chunk(range(20)).failures
 
 
 def test_a_situation_that_nobody_has_named_is_refused() -> None:
@@ -62,6 +104,9 @@ def test_a_situation_that_nobody_has_named_is_refused() -> None:
         ("a failed append is taken for done", lambda patch: _acknowledged_early(patch)),
         ("kept leases are given back", lambda patch: _released_leases(patch)),
         ("a cancel request is not delivered", lambda patch: _deaf(patch)),
+        ("a fork runs what it is offered", lambda patch: _offers_left(patch)),
+        ("results of later executions are reused", lambda patch: _own_results(patch)),
+        ("writes are committed without their outcome", lambda patch: _forgotten(patch)),
     ],
 )
 def test_a_broken_engine_is_found(
@@ -101,3 +146,17 @@ def _released_leases(patch: pytest.MonkeyPatch) -> None:
 
 def _deaf(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OwnedExecution, "accept_foreign", lambda *_: None)
+
+
+def _offers_left(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(History, "_offer", lambda *_: None)
+
+
+def _own_results(patch: pytest.MonkeyPatch) -> None:
+    before = InMemoryJournal._keyed_before
+    patch.setattr(InMemoryJournal, "_keyed_before", lambda self, key, _: before(self, key, 10**9))
+
+
+def _forgotten(patch: pytest.MonkeyPatch) -> None:
+    commit = SqliteTransaction.commit
+    patch.setattr(SqliteTransaction, "commit", lambda self, _: commit(self))

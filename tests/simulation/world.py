@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 import kitaru.engine.async_runner
 import kitaru.engine.heartbeat
@@ -28,27 +28,33 @@ from journal import (
     Head,
     JournalError,
     JournalUnavailable,
+    KeyQuery,
     Lease,
     RecordedEvent,
     open_journal,
 )
+from journal.backends.sqlite import connections, guarded
 from kitaru.engine.executions import exec_id_of, stream_of
 from kitaru.telemetry import LogEvent
+from tests.determinism import programs
 from tests.simulation.checks import Checks
 from tests.simulation.clients import Clients, Plan
-from tests.simulation.core import EPOCH_US, Violation
+from tests.simulation.core import EPOCH_US
+from tests.simulation.databases import at_once as at_once_or_never
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.node import Node
 from tests.simulation.programs import (
     Audience,
     Kind,
     Pass,
+    Reuse,
     audience,
     random_program,
     set_audience,
 )
 from tests.simulation.sometimes import Sometimes
 from tests.simulation.store import SECOND, Faults, Request, Weather, at_once
+from tests.simulation.violation import Violation
 
 MOST_STEPS = 60_000
 CALM_STEPS = 40_000
@@ -62,12 +68,16 @@ class Ledger(Audience):
         self.world = world
         self.library = {}
         self.passes: dict[str, list[Pass]] = {}
+        self.begun_by: dict[str, int] = {}
+        """The owner's epoch in which the body began that has a mark."""
         self._marks = 0
 
     def body_begins(self, runner: Any, path: str, attempt: int, name: str) -> str:
         self._marks += 1
+        mark = f"~{self._marks}"
+        self.begun_by[mark] = runner.execution.lease.epoch
         self.world.checks.body_begins(runner, path, attempt)
-        return f"~{self._marks}"
+        return mark
 
     def pass_begins(self, runner: Any) -> None:
         if runner.history.order:
@@ -383,13 +393,17 @@ class World:
             kind: Kind = chance.choice(["plain", "concurrent", "any", "any"])
             key = f"world {self.seed} execution {number}"
             flow = chance.choice(["simulated", "simulated", "simulated_twice"])
-            program = random_program(chance, kind, chance.choice([1, 3, 6, 10]))
+            program: Any = random_program(chance, kind, chance.choice([1, 3, 6, 10]))
+            if kind == "any" and chance.random() < 0.4:
+                parts: Any = (Reuse(chance.choice("ab")), program)
+                program = programs.Sequence(parts)
             self.ledger.library[key] = program
             exec_id = kitaru.operations.executions.new_exec_id(flow, key)
             retries = int(flow == "simulated_twice")
-            plan = Plan(exec_id, key, kind, program, flow, retries)
+            cache = chance.choice([None, False])
+            plan = Plan(exec_id, key, kind, program, flow, retries, cache=cache)
             self.plans[exec_id] = plan
-            at = chance.choice([0, 0, 100_000, 5 * SECOND])
+            at = chance.choice([0, 0, 100_000, 5 * SECOND, 20 * SECOND])
             self.later(at, lambda plan=plan: self.start(plan))  # type: ignore[misc]
             if chance.random() < 0.2:
                 self.hit("duplicate start")
@@ -403,6 +417,29 @@ class World:
                 when = at + chance.choice([1_000, 100_000])
                 self.later(when, lambda it=exec_id: self._answer_early(it))  # type: ignore[misc]
             self.later(at + SECOND, lambda it=exec_id: self._follow(it))  # type: ignore[misc]
+            if chance.random() < 0.25:
+                when = at + chance.choice([300_000, 4 * SECOND, 25 * SECOND])
+                self.later(when, lambda it=exec_id, n=number: self._fork(it, n))  # type: ignore[misc]
+
+    def _fork(self, exec_id: str, number: int) -> None:
+        if self.is_calm or stream_of(exec_id) not in self.checks.states:
+            return
+        if self.chance.random() < 0.3:
+            # Of a fork, if there is one.
+            exec_id = next((it for it, plan in self.plans.items() if plan.source), exec_id)
+        self.clients.go(self.client, self.clients.fork(exec_id, number))
+
+    def forked(self, stream: str, source: str) -> None:
+        """A fork has been begun, whether whoever asked for it has heard of it or not."""
+        known, exec_id = self.plans[source], exec_id_of(stream)
+        self.plans[exec_id] = structs.replace(known, exec_id=exec_id, source=source)
+        self.later(0, lambda: self._follow(exec_id))
+
+    def find(self, query: KeyQuery) -> dict[int, RecordedEvent]:
+        """A look-up of results of earlier executions reaches the store."""
+        self.hit("cache asked")
+        found: dict[int, RecordedEvent] = self._store("find_blocking", query)
+        return found
 
     def _cancel(self, exec_id: str) -> None:
         if stream_of(exec_id) in self.checks.states:
@@ -448,6 +485,8 @@ class World:
         simulated = SimpleNamespace(monotonic=self.monotonic)
         secrets = SimpleNamespace(token_hex=lambda n: f"{self.chance.getrandbits(8 * n):x}")
         with (
+            mock.patch.object(guarded, "patiently", at_once_or_never),
+            mock.patch.object(connections, "patiently", at_once_or_never),
             mock.patch.object(kitaru.engine.worker, "time", simulated),
             mock.patch.object(kitaru.engine.heartbeat, "time", simulated),
             mock.patch.object(kitaru.operations.executions, "time", simulated),

@@ -269,8 +269,9 @@ def _resolve(state: ExecutionState, command: Resolve) -> Events:
     if state.status is ExecutionStatus.DIVERGED:
         raise KitaruStateError("The execution has diverged; put its code right and resume it.")
     if review is None or not any(w.is_review and w.path == path for w in state.waits):
-        there = ", ".join(wait.path for wait in state.waits if wait.is_review) or "none"
-        raise KitaruStateError(f"Call {path!r} needs no review; those that do: {there}.")
+        there = ", ".join(wait.path for wait in state.waits if wait.is_review)
+        others = f"those that do: {there}" if there else "nor does any other call"
+        raise KitaruStateError(f"Call {path!r} needs no review now; {others}.")
     if command.result is not None:
         completed = CheckpointCompleted(**_of_call(review), result=command.result, resolved=True)
         return (CheckpointResolved(path=path, decision="result"), completed)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 import kitaru
-from journal import Append, Claim, NewEvent, RecordedEvent
+from journal import Append, Claim, JournalUnavailable, NewEvent, RecordedEvent
 from journal.backends.in_memory import InMemoryJournal
 from kitaru import ExecutionStatus, checkpoint, flow
 from kitaru.bootstrap import Runtime, current_runtime
@@ -29,9 +29,15 @@ from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.executions import fold, head_of, stream_of
 from kitaru.engine.forks import Past
 from kitaru.engine.upcasts import decode_event
-from kitaru.operations import executions, waits
+from kitaru.operations import executions, forks, waits
 from kitaru.sdk.checkpoint import AsyncCheckpoint, Checkpoint
 from kitaru.sdk.flow import AsyncFlow, Flow
+
+
+@flow
+def one_call(text: str) -> int:
+    return add(text[:1], 1)
+
 
 AnyFlow = Flow[..., Any] | AsyncFlow[..., Any]
 ANSWER = 7
@@ -701,6 +707,8 @@ async def branches(start: int) -> list[int]:
     ("request_of", "error", "text"),
     [
         ({"from_": "nope"}, kitaru.KitaruUsageError, "come to no call 'nope'.*add_async"),
+        ({"from_": "checkpoint.add_async"}, kitaru.KitaruUsageError, "you mean 'add_async'"),
+        ({"from_": "add_asinc"}, kitaru.KitaruUsageError, "you mean 'add_async'"),
         ({"from_": ""}, kitaru.KitaruUsageError, "from_=''"),
         ({"from_": None}, kitaru.KitaruUsageError, "from_=None"),
         ({"overrides": {"add_async": 1}}, kitaru.KitaruUsageError, "did you mean|Did you mean"),
@@ -1253,3 +1261,22 @@ async def test_a_long_history_is_taken_over_at_once() -> None:
         fork = await program_async.replay(source.exec_id, from_="2999.0")
         assert await fork.wait(60) == result
         assert ran(await history_of(runtime, fork.exec_id)) == ["2999.0"]
+
+
+@pytest.mark.parametrize("call", ["heads", "read_stream", "head", "get_blob"])
+async def test_a_journal_that_cannot_be_read_is_told_as_such(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Whoever forks is told of the backend, and not in the journal's own words."""
+    handle = await one_call.aio.run(BLOB)
+    assert await bench.result(handle.exec_id, one_call) == 2
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise JournalUnavailable("this could not be read")
+
+    monkeypatch.setattr(bench.runtime.journal, call, refuse, raising=False)
+    request = forks.ForkRequest(
+        source=handle.exec_id, anchor="add", inputs={"text": "b"}, idempotency_key="again"
+    )
+    with pytest.raises(kitaru.KitaruBackendError, match="could not be read"):
+        await forks.fork_for_others(bench.runtime, request, retries=None, cache=None)
