@@ -83,7 +83,16 @@ class WaitTerms:
 class Wait:
     """One wait of one pass."""
 
-    __slots__ = ("abandoned", "deadline_at", "expiry", "future", "path", "site", "terms")
+    __slots__ = (
+        "abandoned",
+        "deadline_at",
+        "expiring",
+        "expiry",
+        "future",
+        "path",
+        "site",
+        "terms",
+    )
 
     def __init__(self, terms: WaitTerms, path: str, site: str) -> None:
         self.terms = terms
@@ -95,6 +104,8 @@ class Wait:
         self.expiry: Any = None
         self.abandoned = False
         """Whether the body no longer waits for it."""
+        self.expiring = False
+        """Whether it is on its way into the journal that it has expired."""
 
     @property
     def asked(self) -> Asked:
