@@ -549,7 +549,7 @@ def test_only_what_needs_review_is_resolved_and_not_while_the_code_is_wrong() ->
         decide(given_(*IN_DOUBT), Resolve("c", LOST, result=NULL))
     with pytest.raises(KitaruStateError, match=r"needs no review now; nor does any other call\.$"):
         decide(given_(), Resolve("c#2", LOST, result=NULL))
-    with pytest.raises(KitaruStateError, match=r"'w' needs no review; those that do: c#2\.$"):
+    with pytest.raises(KitaruStateError, match=r"'w' needs no review now; those that do: c#2\.$"):
         decide(given_(TWO[0], *IN_DOUBT), Resolve("w", LOST, result=NULL))
     with pytest.raises(KitaruStateError, match="those that do: c#2"):
         decide(given_(*IN_DOUBT), Resolve("c#2", None, result=NULL))
