@@ -419,6 +419,7 @@ class AsyncRunner:
     def _reject(self, wait: Wait, problem: str) -> None:
         """Opens a wait again whose answer does not do."""
         self.requested[wait.path] = wait
+        wait.expiring = False
         if self.history.refuse(wait.path):
             self.unstarted.append(wait)
             return
@@ -659,8 +660,8 @@ class AsyncRunner:
         self.waits.pop(wait.path, None)
         if wait.expiry is not None:
             wait.expiry.cancel()
-        if self.history.has_answer(wait.path, wait.terms.name):
-            # Somebody has answered; the body is gone from there before it was given the answer.
+        if wait.expiring or self.history.has_answer(wait.path, wait.terms.name):
+            # It has its outcome, or is about to: the body is gone before it was given that.
             return
         if not self._stopped and not self._ending:
             event = WaitAborted(path=wait.path, reason="the flow no longer waits")
@@ -765,6 +766,10 @@ class AsyncRunner:
         self.waits[wait.path] = wait
         if known is not None:
             wait.deadline_at = known.deadline_at
+            again = wait.requested_again(known, self.host.journal.now())
+            if again is not None:
+                noted, seen = self._noted(again), self.history.version
+                self.execution.put(Outgoing(again, recorded=noted, seen=seen))
             self._watch_deadline(wait)
             return
         event = wait.requested(self.host.journal.now())
@@ -790,6 +795,7 @@ class AsyncRunner:
             wait.expiry = self.host.loop.call_later(delay, self._watch_deadline, wait)
             return
         event = WaitExpired(path=wait.path)
+        wait.expiring = True
         seen = self.history.version
         self.execution.put(Outgoing(event, recorded=self._noted(event), seen=seen))
         self._flush()

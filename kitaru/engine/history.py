@@ -179,6 +179,10 @@ class History:
                     self.owed[path] = None
             case MetadataLogged(entry=entry, metadata=metadata) if entry:
                 self.logged[entry] = bytes(metadata)
+            case WaitRequested(path=path, again=True):
+                self.asked[path] = event
+                if path in self.waits:
+                    self.waits[path] = event
             case WaitRequested(path=path, name=name):
                 self.asked[path] = event
                 given = early_answer(self.early, path, name)

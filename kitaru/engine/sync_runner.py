@@ -687,7 +687,7 @@ class SyncRunner:
         with self.changed:
             # An answer may have come since the body asked: then the wait is not open any more.
             outcome = self.history.log.get(wait.path)
-            known = self.history.waits.get(wait.path)
+            known, seen = self.history.waits.get(wait.path), self.history.version
         if outcome is not None:
             return outcome
         if known is None:
@@ -695,6 +695,10 @@ class SyncRunner:
             self._flush()
         else:
             wait.deadline_at = known.deadline_at
+            again = wait.requested_again(known, self.host.journal.now())
+            if again is not None:
+                self._put_noted(again, seen=seen)
+                self._flush()
         self._block(lambda: wait.path in self.history.log, wait.deadline_at, wait.terms.patience)
         with self.changed:
             outcome, seen = self.history.log.get(wait.path), self.history.version

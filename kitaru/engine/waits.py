@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from kitaru.domain.execution.events import InputGiven, WaitAborted, WaitExpired, WaitRequested
 from kitaru.domain.execution.wait_ids import ORDINAL, wait_id
@@ -82,7 +83,16 @@ class WaitTerms:
 class Wait:
     """One wait of one pass."""
 
-    __slots__ = ("abandoned", "deadline_at", "expiry", "future", "path", "site", "terms")
+    __slots__ = (
+        "abandoned",
+        "deadline_at",
+        "expiring",
+        "expiry",
+        "future",
+        "path",
+        "site",
+        "terms",
+    )
 
     def __init__(self, terms: WaitTerms, path: str, site: str) -> None:
         self.terms = terms
@@ -94,6 +104,8 @@ class Wait:
         self.expiry: Any = None
         self.abandoned = False
         """Whether the body no longer waits for it."""
+        self.expiring = False
+        """Whether it is on its way into the journal that it has expired."""
 
     @property
     def asked(self) -> Asked:
@@ -115,6 +127,15 @@ class Wait:
             metadata=terms.metadata,
             deadline_at=self.deadline_at,
         )
+
+    def requested_again(self, known: WaitRequested, now: int) -> WaitRequested | None:
+        """That this code wants another kind of answer than the open wait asks for; None: it does
+        not. The deadline stays what it is."""
+        if bytes(known.schema) == bytes(self.terms.json_schema):
+            return None
+        asked = self.requested(now)
+        self.deadline_at = known.deadline_at
+        return replace(asked, deadline_at=known.deadline_at, again=True)
 
     def delivery(self, event: WaitOutcome, blob: bytes | None, codec: Codec) -> Delivery:
         """What an outcome gives to the body.

@@ -89,6 +89,8 @@ class Closed:
         ended: set[str] = set()
         for event in events:
             match event:
+                case WaitRequested(path=path, again=True):
+                    asked[path] = event
                 case WaitRequested(path=path, name=name):
                     asked[path] = event
                     known = early_answer(early, path, name)

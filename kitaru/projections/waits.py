@@ -32,6 +32,9 @@ class WaitFold:
     def add(self, event: ExecutionEvent, at: datetime) -> None:
         """Takes in an event; most do not concern waits."""
         match event:
+            case WaitRequested(path=path, again=True):
+                since = self._asked[path].entered_waiting_at
+                self._asked[path] = replace(_pending(event, at), entered_waiting_at=since)
             case WaitRequested(path=path, name=name):
                 self._asked[path] = _pending(event, at)
                 given = early_answer(self._early, path, name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.calls import call_site
@@ -13,15 +13,25 @@ from kitaru.engine.waits import NO_DEFAULT, Wait, WaitTerms
 from kitaru.errors import KitaruContextError, KitaruUsageError
 
 T = TypeVar("T")
+D = TypeVar("D")
 Deadline = float | timedelta | datetime | None
 _codec = Codec()
+
+
+class WaitOptions(TypedDict, total=False):
+    """What `wait()` takes besides, whatever the answer is."""
+
+    name: str | None
+    question: str | None
+    timeout: float | None
+    metadata: dict[str, Any] | None
 
 
 class WaitFunction:
     """`kitaru.wait`: a sync flow is given the answer, an async one awaits it.
 
-    `sync` and `aio` are the same for one colour each, and typed: what they give is of the schema's
-    type.
+    No type checker can tell which, so that a call is typed Any. `sync` and `aio` are the same for
+    one colour each, and typed: what they give is of the schema's type or of the default's.
     """
 
     def __call__(
@@ -57,27 +67,42 @@ class WaitFunction:
 
     @overload
     def sync(
+        self, *, schema: None = None, deadline: Deadline = None, **terms: Unpack[WaitOptions]
+    ) -> None: ...
+    @overload
+    def sync(
         self,
         *,
-        schema: type[T],
-        name: str | None = None,
-        question: str | None = None,
-        timeout: float | None = None,
-        metadata: dict[str, Any] | None = None,
-        deadline: Deadline = None,
-        default: Any = NO_DEFAULT,
+        schema: None = None,
+        deadline: float | timedelta | datetime,
+        default: D,
+        **terms: Unpack[WaitOptions],
+    ) -> D | None: ...
+    @overload
+    def sync(
+        self, *, schema: type[T], deadline: Deadline = None, **terms: Unpack[WaitOptions]
     ) -> T: ...
     @overload
     def sync(
         self,
         *,
-        schema: Any = None,
-        name: str | None = None,
-        question: str | None = None,
-        timeout: float | None = None,
-        metadata: dict[str, Any] | None = None,
-        deadline: Deadline = None,
-        default: Any = NO_DEFAULT,
+        schema: type[T],
+        deadline: float | timedelta | datetime,
+        default: D,
+        **terms: Unpack[WaitOptions],
+    ) -> T | D: ...
+    @overload
+    def sync(
+        self, *, schema: Any, deadline: Deadline = None, **terms: Unpack[WaitOptions]
+    ) -> Any: ...
+    @overload
+    def sync(
+        self,
+        *,
+        schema: Any,
+        deadline: float | timedelta | datetime,
+        default: Any,
+        **terms: Unpack[WaitOptions],
     ) -> Any: ...
     def sync(
         self,
@@ -102,27 +127,42 @@ class WaitFunction:
 
     @overload
     def aio(
+        self, *, schema: None = None, deadline: Deadline = None, **terms: Unpack[WaitOptions]
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def aio(
         self,
         *,
-        schema: type[T],
-        name: str | None = None,
-        question: str | None = None,
-        timeout: float | None = None,
-        metadata: dict[str, Any] | None = None,
-        deadline: Deadline = None,
-        default: Any = NO_DEFAULT,
+        schema: None = None,
+        deadline: float | timedelta | datetime,
+        default: D,
+        **terms: Unpack[WaitOptions],
+    ) -> Coroutine[Any, Any, D | None]: ...
+    @overload
+    def aio(
+        self, *, schema: type[T], deadline: Deadline = None, **terms: Unpack[WaitOptions]
     ) -> Coroutine[Any, Any, T]: ...
     @overload
     def aio(
         self,
         *,
-        schema: Any = None,
-        name: str | None = None,
-        question: str | None = None,
-        timeout: float | None = None,
-        metadata: dict[str, Any] | None = None,
-        deadline: Deadline = None,
-        default: Any = NO_DEFAULT,
+        schema: type[T],
+        deadline: float | timedelta | datetime,
+        default: D,
+        **terms: Unpack[WaitOptions],
+    ) -> Coroutine[Any, Any, T | D]: ...
+    @overload
+    def aio(
+        self, *, schema: Any, deadline: Deadline = None, **terms: Unpack[WaitOptions]
+    ) -> Coroutine[Any, Any, Any]: ...
+    @overload
+    def aio(
+        self,
+        *,
+        schema: Any,
+        deadline: float | timedelta | datetime,
+        default: Any,
+        **terms: Unpack[WaitOptions],
     ) -> Coroutine[Any, Any, Any]: ...
     def aio(
         self,

@@ -114,7 +114,7 @@ def _parts(event: ExecutionEvent, names: Mapping[str, str]) -> list[object]:
         case TimerFired(path=path):
             return ["timer_fired", path]
         case WaitRequested(path=path):
-            return ["wait_requested", path, _quoted(event.question)]
+            return ["wait_requested", path, _quoted(event.question), "again" if event.again else ""]
         case InputGiven(path=path):
             return ["input_given", path, value(event.value)]
         case InputRejected(path=path):

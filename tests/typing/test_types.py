@@ -6,7 +6,7 @@ checker, for which an ignore that is not needed is an error, too.
 
 import asyncio
 from collections.abc import Coroutine, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NoReturn, assert_type
 from uuid import UUID
 
@@ -173,6 +173,29 @@ class Decision:
 def waited() -> None:
     assert_type(kitaru.wait.sync(schema=Decision, name="approve"), Decision)
     keep(assert_type(kitaru.wait.aio(schema=Decision), Coroutine[Any, Any, Decision]))
+    assert_type(kitaru.wait.sync(schema=bool), bool)
+    assert_type(kitaru.wait.sync(schema=list[int]), list[int])
+    assert_type(kitaru.wait.sync(schema=Decision, deadline=3), Decision)
+    assert_type(kitaru.wait.sync(schema=Decision, deadline=3, default=None), Decision | None)
+    assert_type(kitaru.wait.sync(schema=int, deadline=3, default=0), int)
+    assert_type(kitaru.wait.sync(schema=int, deadline=3, default="none"), int | str)
+    keep(assert_type(kitaru.wait.aio(schema=bool, name="a"), Coroutine[Any, Any, bool]))
+    late = kitaru.wait.aio(schema=bool, deadline=timedelta(1), default=None)
+    keep(assert_type(late, Coroutine[Any, Any, bool | None]))
+    keep(assert_type(kitaru.wait.aio(), Coroutine[Any, Any, None]))
+    # A union is no class, and mypy takes it apart; without a schema the answer is None.
+    optional: int | None = kitaru.wait.sync(schema=int | None)
+    keep(optional)
+    kitaru.wait.sync(name="go on")
+    nothing = kitaru.wait.sync(name="go on")
+    assert_type(nothing, None)
+    assert_type(kitaru.wait.sync(deadline=3, default="late"), str | None)
+    kitaru.wait.sync(schema=int, default=0)  # type: ignore[call-overload]
+    kitaru.wait.sync(schema=int, name=3)  # type: ignore[call-overload]
+    kitaru.wait.sync(schema=int, nam="a")  # type: ignore[call-overload]
+    kitaru.wait.aio(schema=int, deadline="soon")  # type: ignore[call-overload]
+    wrong: str = kitaru.wait.sync(schema=int)  # type: ignore[assignment]
+    keep(wrong)
     assert_type(kitaru.wait(), Any)
     assert_type(kitaru.wait(schema=Decision), Any)
     kitaru.wait(question=3)  # type: ignore[arg-type]

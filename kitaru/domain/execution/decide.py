@@ -42,6 +42,7 @@ from kitaru.domain.execution.events import (
     RetryHastened,
     WaitAborted,
     WaitExpired,
+    WaitRequested,
 )
 from kitaru.domain.execution.state import ExecutionState, OpenWait
 from kitaru.domain.execution.wait_ids import meant
@@ -105,7 +106,7 @@ def still_holds(state: ExecutionState, event: ExecutionEvent) -> bool:
     match event:
         case ExecutionParked():
             return False
-        case WaitExpired(path=path) | WaitAborted(path=path):
+        case WaitExpired(path=path) | WaitAborted(path=path) | WaitRequested(path=path, again=True):
             return any(wait.path == path for wait in state.waits)
         case InputRejected(path=path):
             return all(wait.path != path for wait in state.waits)
@@ -214,7 +215,7 @@ def _cancel(state: ExecutionState, reason: str) -> Events:
 
 
 def _give_input(state: ExecutionState, command: GiveInput) -> Events:
-    if command.answered is None:
+    if not state.is_finished or command.answered is None:
         _open(state)
     if meant(command.wait, state.questions):
         return (InputGiven(path=_open_wait(state, command.wait), value=command.value),)

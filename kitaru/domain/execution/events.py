@@ -251,6 +251,8 @@ class WaitRequested(CallEvent, frozen=True, kw_only=True, gc=False):
     """A JSON object in the codec's form."""
     deadline_at: int | None = None
     """When it ends without an answer."""
+    again: bool = False
+    """Whether it is open already, and the code asks for another kind of answer than before."""
 
 
 class InputGiven(CallEvent, frozen=True, kw_only=True, gc=False):

@@ -143,6 +143,8 @@ def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
             | OffersTaken()
         ):
             return state
+        case WaitRequested(again=True):
+            return state
         case WaitRequested(path=path, name=name):
             return _waiting(state, path, name)
         case InputRejected(path=path, name=name):

@@ -139,6 +139,16 @@ def test_an_attempt_that_a_crash_ended_has_a_number_and_costs_nothing() -> None:
     assert known.attempts_of("unknown").last_attempt == 0
 
 
+def test_a_wait_that_is_asked_anew_is_open_only_if_it_was() -> None:
+    first = WaitRequested(path="w", name="w", schema=Raw(b"{}"))
+    again = WaitRequested(path="w", name="w", schema=Raw(b"[]"), again=True)
+    known = history(first, again)
+    assert known.waits["w"] == known.asked["w"] == again
+    given_ = history(first, InputGiven(path="w", value=NULL), again)
+    assert not given_.waits
+    assert order(given_) == ["w"]
+
+
 # cancelling
 
 

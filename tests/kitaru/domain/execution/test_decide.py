@@ -52,7 +52,7 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.execution.retry import Retry
-from kitaru.domain.execution.state import ABSENT, ExecutionState
+from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.executions import fold
 from kitaru.errors import KitaruRuntimeError, KitaruStateError
@@ -455,18 +455,18 @@ def test_an_early_answer_is_for_the_wait_of_its_id_or_the_next_of_its_name(
     assert asked.early == (() if is_for_it else (given,))
 
 
-def test_the_id_of_a_wait_goes_before_the_name_of_an_older_one() -> None:
+def test_the_id_of_a_wait_means_none_of_the_same_name_elsewhere() -> None:
     older = WaitRequested(path="a/w", name="w")
     waiting = given_(older, WaitRequested(path="w", name="w"))
-    assert decide(waiting, GiveInput("w", NULL)) == (InputGiven(path="w", value=NULL),)
-    assert decide(waiting, AbortWait("w")) == (WaitAborted(path="w"),)
+    assert decide(waiting, GiveInput("w#1", NULL)) == (InputGiven(path="w", value=NULL),)
+    assert decide(waiting, AbortWait("w#1")) == (WaitAborted(path="w"),)
 
 
 def test_an_answer_to_what_is_not_asked_waits_only_where_nothing_else_is_asked() -> None:
     assert decide(given_(), GiveInput("x", NULL)) == (InputGiven(path="x", value=NULL),)
-    with pytest.raises(KitaruStateError, match=r"no open wait 'x'; it waits for: w, w#2\.$"):
+    with pytest.raises(KitaruStateError, match=r"no open wait 'x'; it waits for: w#1, w#2\.$"):
         decide(given_(*TWO), GiveInput("x", NULL))
-    with pytest.raises(KitaruStateError, match=r"no open wait 'x'; it waits for: w\.$"):
+    with pytest.raises(KitaruStateError, match=r"no open wait 'x'; it waits for: w#1\.$"):
         decide(given_(TWO[0]), AbortWait("x"))
     with pytest.raises(KitaruStateError, match="does not wait for an input now"):
         decide(given_(), AbortWait("x"))
@@ -507,6 +507,15 @@ def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> No
     assert not still_holds(answered, aborted)
 
 
+def test_what_is_asked_anew_reopens_no_wait_that_was_answered_meanwhile() -> None:
+    again = WaitRequested(path="w", name="w", again=True)
+    assert still_holds(given_(TWO[0]), again)
+    answered = given_(TWO[0], InputGiven(path="w", value=NULL))
+    assert not still_holds(answered, again)
+    assert evolve(answered, again) == answered
+    assert evolve(given_(TWO[0]), again) == given_(TWO[0])
+
+
 LOST = ReviewRequested(path="c#2", name="c", attempt=4, site="a.py:3", arguments_digest="x")
 IN_DOUBT = (LOST,)
 
@@ -538,9 +547,9 @@ def test_a_lost_attempt_of_which_nothing_is_said_runs_again() -> None:
 def test_only_what_needs_review_is_resolved_and_not_while_the_code_is_wrong() -> None:
     with pytest.raises(KitaruStateError, match="those that do: c#2"):
         decide(given_(*IN_DOUBT), Resolve("c", LOST, result=NULL))
-    with pytest.raises(KitaruStateError, match=r"those that do: none\.$"):
+    with pytest.raises(KitaruStateError, match=r"needs no review now; nor does any other call\.$"):
         decide(given_(), Resolve("c#2", LOST, result=NULL))
-    with pytest.raises(KitaruStateError, match=r"'w' needs no review; those that do: c#2\.$"):
+    with pytest.raises(KitaruStateError, match=r"'w' needs no review now; those that do: c#2\.$"):
         decide(given_(TWO[0], *IN_DOUBT), Resolve("w", LOST, result=NULL))
     with pytest.raises(KitaruStateError, match="those that do: c#2"):
         decide(given_(*IN_DOUBT), Resolve("c#2", None, result=NULL))
@@ -556,6 +565,6 @@ def test_a_review_is_no_wait_that_an_answer_could_end() -> None:
 def test_an_answer_to_a_wait_that_is_over_is_refused() -> None:
     with pytest.raises(KitaruStateError, match=r"has ended without .* no open wait any more\.$"):
         decide(given_(), GiveInput("w", NULL, ended=True))
-    others = r"no open wait any more; it waits for: w, w#2\.$"
+    others = r"no open wait any more; it waits for: w#1, w#2\.$"
     with pytest.raises(KitaruStateError, match=others):
         decide(given_(*TWO), GiveInput("x", NULL, ended=True))
