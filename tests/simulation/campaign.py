@@ -128,6 +128,7 @@ Chunk = Callable[[range], Tally]
 def _begin_process() -> None:
     global _graveyard
     _graveyard = []
+    databases.leave_to_parent()
     gc.collect()
     gc.freeze()
     gc.disable()

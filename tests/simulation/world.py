@@ -41,6 +41,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.clients import Clients, Plan
 from tests.simulation.core import EPOCH_US
 from tests.simulation.databases import at_once as at_once_or_never
+from tests.simulation.databases import begin_anew
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.node import Node
 from tests.simulation.programs import (
@@ -138,6 +139,7 @@ class World:
         self._requests: list[Request] = []
         self._later: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
+        begin_anew()
         self.store_loop = SimulatedLoop(self.broken)
         with self.store_loop.running():
             self.inner: Any = at_once(open_journal("memory://", clock=self.clock))
