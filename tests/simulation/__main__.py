@@ -1,7 +1,8 @@
 """``python -m tests.simulation``: one seed again, or as many as somebody wants.
 
 core --seed N           the exhaustive level, for the program of one seed
-world --seed N          the full simulator, for the world of one seed
+world --seed N          the full simulator, for the world of one seed, or for a part of it
+shrink --seed N         the same, made as small as it can be and still fail
 both --seed N           the same world's store on both backends
 find --seconds N        one seed after the other until one fails
 check                   what the one check of the repository runs; more of it when CI is set
@@ -23,8 +24,11 @@ from tests.simulation.campaign import (
     world_chunk,
 )
 from tests.simulation.core import run_seed
+from tests.simulation.cuts import Cuts, part_of
 from tests.simulation.differential import compare
+from tests.simulation.shrink import failing, shrink
 from tests.simulation.sometimes import SOMETIMES
+from tests.simulation.store import Weather
 from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
@@ -38,8 +42,18 @@ def main(arguments: list[str]) -> int:
     os.environ["KITARU_LOG_LEVEL"] = "off"
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("core", "world", "both"):
+    for name in ("core", "both"):
         commands.add_parser(name).add_argument("--seed", type=int, required=True)
+    for name in ("world", "shrink"):
+        one = commands.add_parser(name)
+        one.add_argument("--seed", type=int, required=True)
+        one.add_argument("--without", type=int, nargs="+", default=[], metavar="EXECUTION")
+        one.add_argument("--faults", type=int, nargs="*", metavar="FAULT")
+        one.add_argument("--part", type=part_of, action="append", default=[])
+        one.add_argument("--calm", nargs="+", default=[], choices=Weather.__struct_fields__)
+        one.add_argument("--luck", type=int, default=0)
+        one.add_argument("--alone", action="store_true")
+    commands.choices["shrink"].add_argument("--seconds", type=float, default=120.0)
     commands.add_parser("find").add_argument("--seconds", type=float, default=45.0)
     commands.add_parser("check")
     run = commands.add_parser("run")
@@ -49,7 +63,18 @@ def main(arguments: list[str]) -> int:
     run.add_argument("--minutes", type=float, default=120.0)
     run.add_argument("--first-seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    if given.command in ("core", "world", "both"):
+    if given.command in ("world", "shrink"):
+        faults = None if given.faults is None else tuple(given.faults)
+        cuts = Cuts(
+            executions=tuple(given.without),
+            faults=faults,
+            parts=tuple(given.part),
+            calm=tuple(given.calm),
+            luck=given.luck,
+            is_alone=given.alone,
+        )
+        return _world(given.seed, cuts, getattr(given, "seconds", 0.0))
+    if given.command in ("core", "both"):
         return _one(given.command, given.seed)
     if given.command == "find":
         return _find(given.seconds)
@@ -62,16 +87,20 @@ def main(arguments: list[str]) -> int:
 
 def _one(command: str, seed: int) -> int:
     try:
-        if command == "core":
-            print(run_seed(seed))
-            return 0
-        if command == "both":
-            print(compare(seed))
-            return 0
-        world = run_world(seed)
+        print(run_seed(seed) if command == "core" else compare(seed))
     except Violation as violation:
         print(violation)
         return 1
+    return 0
+
+
+def _world(seed: int, cuts: Cuts, seconds: float) -> int:
+    """With seconds: made as small as it becomes in them."""
+    failed = failing(seed, cuts)
+    if failed is not None:
+        print((shrink(failed, seconds) if seconds else failed).text)
+        return 1
+    world = run_world(seed, cuts)
     print(f"{len(world.plans)} executions, {world.steps} steps, {world.crash_points} crash points")
     print(f"log {world.log.hexdigest()[:16]}")
     return 0

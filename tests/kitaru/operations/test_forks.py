@@ -33,6 +33,7 @@ from kitaru.operations import executions, forks, waits
 from kitaru.sdk.checkpoint import AsyncCheckpoint, Checkpoint
 from kitaru.sdk.flow import AsyncFlow, Flow
 
+
 @flow
 def one_call(text: str) -> int:
     return add(text[:1], 1)
