@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from tests.simulation import databases
+from tests.simulation import databases, threaded
 from tests.simulation.core import run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES
@@ -32,6 +32,10 @@ class Tally(Struct):
     """Their executions, each from its start to its end."""
     core_points: int = 0
     """Crash points of the exhaustive level: owners that died, and a recovery after each."""
+    sync_programs: int = 0
+    sync_runs: int = 0
+    sync_points: int = 0
+    """Crash points of sync flows."""
     worlds: int = 0
     world_points: int = 0
     """Crash points of the full simulator: unfinished executions of processes that died."""
@@ -66,10 +70,12 @@ class Tally(Struct):
         """For people."""
         core = f"core: {self.core_programs} programs, {self.core_points} crash points"
         runs = f"in {self.core_runs} executions, each of which came to its end"
+        sync = f"sync flows: {self.sync_programs} programs, {self.sync_points} crash points"
         worlds = f"worlds: {self.worlds}, {self.world_points} crash points"
         lines = [
             self.both,
             f"{core} {runs}",
+            f"{sync} in {self.sync_runs} executions",
             f"{worlds}, {self.take_overs} take-overs, {self.steps} steps",
         ]
         if self.worlds:
@@ -90,6 +96,23 @@ def core_chunk(seeds: range) -> Tally:
         tally.core_points += counted.points
         tally.sometimes.update(counted.sometimes)
         tally.core_runs += counted.runs
+    return tally
+
+
+def threaded_chunk(seeds: range) -> Tally:
+    """All crash points of the sync programs of these seeds."""
+    tally = Tally()
+    gc.enable()
+    for seed in seeds:
+        try:
+            counted = threaded.run_seed(seed)
+        except Violation as violation:
+            tally.failures = [*tally.failures, f"threaded seed {seed}: {violation}"]
+            continue
+        tally.sync_programs += counted.programs
+        tally.sync_runs += counted.runs
+        tally.sync_points += counted.points
+        tally.sometimes.update(counted.sometimes)
     return tally
 
 
@@ -133,6 +156,7 @@ Chunk = Callable[[range], Tally]
 def _begin_process() -> None:
     global _graveyard
     _graveyard = []
+    databases.leave_to_parent()
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -50,6 +50,8 @@ class Plan(Struct):
     """As the execution's options have it; None: as the checkpoint says."""
     source: str = ""
     """The execution that it is a fork of."""
+    number: int = -1
+    """Its place among those of its world that are no forks."""
 
 
 class Clients:

@@ -67,7 +67,7 @@ from kitaru.engine.runner import Loaded
 from kitaru.engine.upcasts import decode_event, offered_event
 from tests.determinism.programs import Node, written
 from tests.determinism.reference import Known, Reference
-from tests.simulation.databases import at_once, check_written, run_in_turn
+from tests.simulation.databases import at_once, begin_anew, check_written, run_in_turn
 from tests.simulation.loop import SimulatedLoop, simulated_loop
 from tests.simulation.programs import FLOWS, Audience, Kind, Pass, random_program, set_audience
 from tests.simulation.sometimes import Sometimes
@@ -431,6 +431,7 @@ class Rehearsal:
         problems: list[str] = []
         runners: list[AsyncRunner] = []
         self._new_execution(number)
+        begin_anew()
         with (
             mock.patch.object(guarded, "patiently", at_once),
             mock.patch.object(connections, "patiently", at_once),

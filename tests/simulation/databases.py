@@ -21,7 +21,7 @@ COUNT = 3
 """Checkpoints that run at once write into different ones: a lock would be waited for in real time.
 """
 _folders: list["tempfile.TemporaryDirectory[str]"] = []
-_CREATE = "CREATE TABLE IF NOT EXISTS marks (exec_id TEXT, path TEXT, mark TEXT)"
+_CREATE = "CREATE TABLE marks (exec_id TEXT, path TEXT, mark TEXT)"
 
 
 def folder() -> Path:
@@ -32,14 +32,32 @@ def folder() -> Path:
     return Path(_folders[0].name)
 
 
+_used: dict[int, Path] = {}
+"""By number those that the present execution or world has used."""
+
+
 def database(number: int) -> str:
     """The path of one of this process's databases, with a table for what bodies write."""
-    path = folder() / f"{os.getpid()}-{number % COUNT}.db"
-    if not path.exists():
+    path = _used.get(number)
+    if path is None:
+        path = _used[number] = folder() / f"{os.getpid()}-{number}.db"
         with sqlite3.connect(path) as connection:
             connection.execute(_CREATE)
         connection.close()
     return str(path)
+
+
+def begin_anew() -> None:
+    """Whatever was written is gone: the ids of executions are the same again and again."""
+    while _used:
+        _, path = _used.popitem()
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+
+
+def leave_to_parent() -> None:
+    """In a forked process: what its parent has used is not its own."""
+    _used.clear()
 
 
 def at_once(action: Callable[[], T], seconds: float = 0.0) -> T:
@@ -83,12 +101,10 @@ def check_written(exec_id: str, events: Iterable[ExecutionEvent]) -> None:
 def written(exec_id: str) -> list[tuple[str, str]]:
     """(path, mark) of everything that an execution's checkpoints have committed."""
     rows: list[tuple[str, str]] = []
-    for number in range(COUNT):
-        path = folder() / f"{os.getpid()}-{number}.db"
-        if path.exists():
-            connection = sqlite3.connect(path)
-            rows += connection.execute(
-                "SELECT path, mark FROM marks WHERE exec_id = ?", (exec_id,)
-            ).fetchall()
-            connection.close()
+    for path in _used.values():
+        connection = sqlite3.connect(path)
+        rows += connection.execute(
+            "SELECT path, mark FROM marks WHERE exec_id = ?", (exec_id,)
+        ).fetchall()
+        connection.close()
     return rows

@@ -71,6 +71,11 @@ SOMETIMES = {
     "offer taken": "a fork's body was given what its source had recorded",
     "override taken": "a fork's body was given what somebody had put in its place",
     "fork taken over": "a fork's owner died, and another one went on",
+    # sync flows
+    "sync flow's owner killed before an append": "what led to it had happened",
+    "sync flow's owner killed behind an append": "nothing had come of it yet",
+    "sync flow taken over while its owner lived": "and the owner found out at its next append",
+    "sync body run twice": "a sync checkpoint's body ran again because its outcome was lost",
     # what clients do
     "fork begun": "somebody had an execution run anew from one of its calls on",
     "fork of a running execution": "its source had not ended",

@@ -203,20 +203,24 @@ class Faults:
         draw = chance.random() if not world.is_calm else _NEVER
         if kind == "append":
             self._append(request, draw)
-        elif kind == "claim" and draw < weather.lost_answer:
+        elif kind == "claim" and draw < weather.lost_answer and self._strikes("is lost", request):
             result, error = self._do(request)
             if result:
                 world.hit("claim whose answer was lost")
             self._answer(request, None, error or JournalUnavailable("the answer was lost"))
-        elif draw < weather.read_error:
+        elif draw < weather.read_error and self._strikes("fails", request):
             world.hit("read error")
             self._answer(request, None, JournalUnavailable("this could not be read"))
         else:
             result, error = self._do(request)
-            if kind == "read" and chance.random() < weather.late_answer and not world.is_calm:
+            late = kind == "read" and chance.random() < weather.late_answer and not world.is_calm
+            if late and self._strikes("is answered late", request):
                 self._answer_late(request, result, error)
             else:
                 self._answer(request, result, error)
+
+    def _strikes(self, what: str, request: Request) -> bool:
+        return self.world.strikes(f"its {request.kind} {what}", request.node.name)
 
     def _answer_late(self, request: Request, result: Any, error: Exception | None) -> None:
         world = self.world
@@ -244,11 +248,14 @@ class Faults:
             (weather.slow, self._slow),
         ):
             if draw < likely:
+                if not self._strikes(f"meets {what.__name__.strip('_')}", request):
+                    break
                 what(request)
                 return
             draw -= likely
         result, error = self._do(request)
-        if error is None and chance.random() < weather.late_answer and not world.is_calm:
+        late = error is None and chance.random() < weather.late_answer and not world.is_calm
+        if late and self._strikes("is answered late", request):
             delay = chance.choice([1_000, SECOND, world.lease_us * 2])
             world.later(delay, lambda: self._answer(request, result, None))
             return

@@ -3,6 +3,7 @@
 Many more seeds: ``uv run poe simulate``, ``python -m tests.simulation run``.
 """
 
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from journal import SqliteTransaction
 from journal.backends.in_memory import InMemoryJournal
 from journal.backends.sqlite.transaction import Transaction
+from kitaru.domain.execution.events import CheckpointCompleted
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.executions import OwnedExecution
 from kitaru.engine.history import History
 from kitaru.engine.worker import Worker
+from tests.simulation import threaded
 from tests.simulation.campaign import differential_chunk
 from tests.simulation.core import RATES, Counted, run_seed
 from tests.simulation.differential import compare
@@ -34,6 +37,29 @@ def test_programs_crashed_at_every_event_come_to_the_same_end() -> None:
         counted.add(run_seed(seed))
     assert counted.points > 200
     assert counted.runs >= len(RATES) * counted.programs
+
+
+def test_sync_programs_crashed_at_every_event_come_to_their_end() -> None:
+    points, met = 0, Counter[str]()
+    for seed in range(40):
+        counted = threaded.run_seed(seed)
+        points += counted.points
+        met.update(counted.sometimes)
+    assert points > 400
+    assert {name for name in SOMETIMES if name.startswith("sync ")} <= met.keys()
+
+
+def test_a_sync_engine_that_forgets_outcomes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new owner is given nothing of what is recorded but the start and the attempts."""
+    add = History.add
+
+    def forgetful(self: Any, version: int, recorded_at: int, event: Any) -> None:
+        if not isinstance(event, CheckpointCompleted):
+            add(self, version, recorded_at, event)
+
+    monkeypatch.setattr(History, "add", forgetful)
+    with pytest.raises(Violation):
+        deque(map(threaded.run_seed, range(40)), maxlen=0)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -40,7 +40,9 @@ from tests.determinism import programs
 from tests.simulation.checks import Checks
 from tests.simulation.clients import Clients, Plan
 from tests.simulation.core import EPOCH_US
+from tests.simulation.cuts import Cuts
 from tests.simulation.databases import at_once as at_once_or_never
+from tests.simulation.databases import begin_anew
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.node import Node
 from tests.simulation.programs import (
@@ -56,6 +58,7 @@ from tests.simulation.sometimes import Sometimes
 from tests.simulation.store import SECOND, Faults, Request, Weather, at_once
 from tests.simulation.violation import Violation
 
+NOTHING_CUT = Cuts()
 MOST_STEPS = 60_000
 CALM_STEPS = 40_000
 """After the faults have stopped: more steps, and something is stuck."""
@@ -113,8 +116,14 @@ class Asked(Struct, frozen=True):
 class World:
     """Everything that there is."""
 
-    def __init__(self, seed: int, asked: list[Asked] | None = None) -> None:
+    def __init__(
+        self, seed: int, asked: list[Asked] | None = None, cuts: Cuts = NOTHING_CUT
+    ) -> None:
         self.seed = seed
+        self.cuts = cuts
+        self.struck: list[tuple[int, int, str, str]] = []
+        """(number, when, what, whom) of the faults that have happened."""
+        self._faults_met = 0
         self.asked = asked
         """What the store is asked, when somebody wants to know."""
         self.chance = random.Random(seed)
@@ -124,6 +133,8 @@ class World:
         self.is_calm = False
         self.sometimes = Sometimes()
         self.weather = self._weather()
+        for name in cuts.calm:
+            setattr(self.weather, name, 0.0)
         self.keep: list[Any] = []
         """Runners whose identity stands for them."""
         self.commits = 0
@@ -138,6 +149,7 @@ class World:
         self._requests: list[Request] = []
         self._later: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
+        begin_anew()
         self.store_loop = SimulatedLoop(self.broken)
         with self.store_loop.running():
             self.inner: Any = at_once(open_journal("memory://", clock=self.clock))
@@ -203,6 +215,15 @@ class World:
         """A rare situation."""
         self.sometimes.hit(name)
 
+    def strikes(self, what: str, whom: str) -> bool:
+        """Whether a fault that the seed wants is to happen."""
+        number = self._faults_met
+        self._faults_met += 1
+        if not self.cuts.allows(number):
+            return False
+        self.struck.append((number, self.now, what, whom))
+        return True
+
     def broken(self, problem: str) -> None:
         """Something that must not happen has been noticed where nothing can be raised."""
         self._problems.append(problem)
@@ -265,7 +286,8 @@ class World:
 
     def renew(self, node: Node, leases: Sequence[Lease], seconds: float) -> list[Lease]:
         """A heartbeat reaches the store."""
-        if self.chance.random() < self.weather.renewal_error and not self.is_calm:
+        draw = self.chance.random()
+        if draw < self.weather.renewal_error and self._may_strike("a renewal fails", node):
             self.hit("renewal failed")
             raise JournalUnavailable("the store cannot be reached")
         held: list[Lease] = self._store("renew_blocking", leases, seconds)
@@ -288,9 +310,12 @@ class World:
                 else:
                     self._notify(node, watcher, ())
 
+    def _may_strike(self, what: str, node: Node) -> bool:
+        return not self.is_calm and self.strikes(what, node.name)
+
     def _notify(self, node: Node, watcher: Any, events: Sequence[RecordedEvent]) -> None:
         draw = self.chance.random() if not self.is_calm else 1.0
-        if draw < self.weather.lost_notification:
+        if draw < self.weather.lost_notification and self.strikes("a hint is lost", node.name):
             self.hit("lost notification")
             return
 
@@ -298,7 +323,8 @@ class World:
             if not node.is_dead:
                 node.loop.call_soon(watcher, events)
 
-        if self.chance.random() < self.weather.late_notification and not self.is_calm:
+        draw = self.chance.random()
+        if draw < self.weather.late_notification and self._may_strike("a hint is late", node):
             self.hit("late notification")
             self.later(self.chance.choice([10_000, 2 * SECOND]), tell)
         else:
@@ -350,11 +376,14 @@ class World:
         draw = chance.random()
         node = chance.choice(self.owners)
         if draw < weather.kill:
-            self.kill(node)
+            if self.strikes("is killed", node.name):
+                self.kill(node)
             return
         draw -= weather.kill
         if draw < weather.pause:
             factor = chance.choice([0.1, 0.5, 1.1, 3.0])
+            if not self.strikes(f"stands still for {factor:g} lease times", node.name):
+                return
             node.paused_until = self.now + round(factor * self.lease_us)
             self.hit("owner paused")
             if factor > 1:
@@ -362,16 +391,22 @@ class World:
             return
         draw -= weather.pause
         if draw < weather.block:
-            node.blocked_until = self.now + chance.choice([1, 10, 30]) * SECOND
+            blocked = chance.choice([1, 10, 30]) * SECOND
+            if not self.strikes(f"'s loop stands still for {blocked / SECOND:g} s", node.name):
+                return
+            node.blocked_until = self.now + blocked
             self.hit("loop blocked while the heartbeat went on")
             return
         draw -= weather.block
         if draw < weather.shutdown and not node.is_dead and not node.worker._closing:
-            node.on_this(lambda: node.loop.create_task(self._shut_down(node)))
+            if self.strikes("is shut down", node.name):
+                node.on_this(lambda: node.loop.create_task(self._shut_down(node)))
             return
         draw -= weather.shutdown
         if draw < weather.jump:
             jump = chance.choice([-3600, -10, -1, 1, 10, 3600]) * SECOND
+            if not self.strikes(f"its clock jumps by {jump / SECOND:g} s", "store"):
+                return
             self.jumped += jump
             self.furthest = max(self.furthest, self.jumped)
             self.hit("clock jumped ahead" if jump > 0 else "clock jumped back")
@@ -387,7 +422,8 @@ class World:
         node = self.chance.choice(alive)
         self.clients.go(node, self.clients.start(node, plan))
 
-    def _plan(self) -> None:
+    def plan(self) -> None:
+        """Decides on all that somebody wants to be done."""
         chance = self.chance
         for number in range(chance.randint(1, 6)):
             kind: Kind = chance.choice(["plain", "concurrent", "any", "any"])
@@ -397,29 +433,37 @@ class World:
             if kind == "any" and chance.random() < 0.4:
                 parts: Any = (Reuse(chance.choice("ab")), program)
                 program = programs.Sequence(parts)
+            program = self.cuts.program(number, program)
             self.ledger.library[key] = program
             exec_id = kitaru.operations.executions.new_exec_id(flow, key)
             retries = int(flow == "simulated_twice")
             cache = chance.choice([None, False])
-            plan = Plan(exec_id, key, kind, program, flow, retries, cache=cache)
-            self.plans[exec_id] = plan
+            plan = Plan(exec_id, key, kind, program, flow, retries, cache=cache, number=number)
+            is_cut = number in self.cuts.executions
+            if not is_cut:
+                self.plans[exec_id] = plan
+            later = self._nowhere if is_cut else self.later
+            extra = self._nowhere if is_cut or self.cuts.is_alone else self.later
             at = chance.choice([0, 0, 100_000, 5 * SECOND, 20 * SECOND])
-            self.later(at, lambda plan=plan: self.start(plan))  # type: ignore[misc]
+            later(at, lambda plan=plan: self.start(plan))  # type: ignore[misc]
             if chance.random() < 0.2:
                 self.hit("duplicate start")
-                later = chance.choice([0, 1_000, 5 * SECOND])
-                self.later(at + later, lambda plan=plan: self.start(plan))  # type: ignore[misc]
+                again = chance.choice([0, 1_000, 5 * SECOND])
+                later(at + again, lambda plan=plan: self.start(plan))  # type: ignore[misc]
             if kind != "plain" and chance.random() < 0.25:
                 for _ in range(chance.choice([1, 1, 2])):
                     when = at + chance.choice([1_000, 300_000, 4 * SECOND, 30 * SECOND])
-                    self.later(when, lambda it=exec_id: self._cancel(it))  # type: ignore[misc]
+                    extra(when, lambda it=exec_id: self._cancel(it))  # type: ignore[misc]
             if kind == "any" and chance.random() < 0.3:
                 when = at + chance.choice([1_000, 100_000])
-                self.later(when, lambda it=exec_id: self._answer_early(it))  # type: ignore[misc]
-            self.later(at + SECOND, lambda it=exec_id: self._follow(it))  # type: ignore[misc]
+                extra(when, lambda it=exec_id: self._answer_early(it))  # type: ignore[misc]
+            later(at + SECOND, lambda it=exec_id: self._follow(it))  # type: ignore[misc]
             if chance.random() < 0.25:
                 when = at + chance.choice([300_000, 4 * SECOND, 25 * SECOND])
-                self.later(when, lambda it=exec_id, n=number: self._fork(it, n))  # type: ignore[misc]
+                extra(when, lambda it=exec_id, n=number: self._fork(it, n))  # type: ignore[misc]
+
+    def _nowhere(self, delay: int, function: Callable[[], None]) -> None:
+        """For what is left out."""
 
     def _fork(self, exec_id: str, number: int) -> None:
         if self.is_calm or stream_of(exec_id) not in self.checks.states:
@@ -432,7 +476,7 @@ class World:
     def forked(self, stream: str, source: str) -> None:
         """A fork has been begun, whether whoever asked for it has heard of it or not."""
         known, exec_id = self.plans[source], exec_id_of(stream)
-        self.plans[exec_id] = structs.replace(known, exec_id=exec_id, source=source)
+        self.plans[exec_id] = structs.replace(known, exec_id=exec_id, source=source, number=-1)
         self.later(0, lambda: self._follow(exec_id))
 
     def find(self, query: KeyQuery) -> dict[int, RecordedEvent]:
@@ -464,7 +508,9 @@ class World:
     def run(self) -> None:
         """Everything, from the first start to the rest. Raises Violation."""
         with self._in_place():
-            self._plan()
+            self.plan()
+            if self.cuts.luck:
+                self.chance.seed((self.seed << 8) + self.cuts.luck)
             self.later(SECOND, self._look_around)
             stormy = self.chance.choice([30, 60, 240]) * SECOND
             if self.weather.crash_after > 0.5:
@@ -569,10 +615,12 @@ class World:
 
 
 @contextmanager
-def simulated(seed: int, asked: list[Asked] | None = None) -> Iterator[World]:
+def simulated(
+    seed: int, asked: list[Asked] | None = None, cuts: Cuts = NOTHING_CUT
+) -> Iterator[World]:
     """A world that is there until the end of the block."""
     before = audience
-    world = World(seed, asked)
+    world = World(seed, asked, cuts)
     try:
         yield world
     finally:
@@ -580,14 +628,16 @@ def simulated(seed: int, asked: list[Asked] | None = None) -> Iterator[World]:
         set_audience(before)
 
 
-def run_world(seed: int) -> World:
+def run_world(seed: int, cuts: Cuts = NOTHING_CUT) -> World:
     """One world, from its seed. Raises Violation, with how to see it again."""
-    with simulated(seed) as world:
+    with simulated(seed, cuts=cuts) as world:
         try:
             world.run()
         except Exception as error:
+            words = f"world --seed {seed} {cuts.words}".rstrip()
             raise Violation(
-                f"{error}\nreplay with: python -m tests.simulation world --seed {seed}\n"
+                f"{error}\nreplay with: python -m tests.simulation {words}\n"
+                f"make it smaller with: python -m tests.simulation shrink --seed {seed}\n"
                 f"weather: {world.weather}\nat step {world.steps}, {world.now / SECOND:.6f} s"
             ) from error
     return world
