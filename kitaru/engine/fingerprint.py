@@ -152,7 +152,7 @@ class _Walk:
         if isinstance(value, _NAMED_ONLY):
             return ["name", _name_of(value)]
         inner = _unwrapped(value)
-        if inner is not None:
+        if inner is not None and not _is_class_of_project(type(value)):
             return [_name_of(type(value)), *map(self.describe, inner)]
         return self._object(value)
 
@@ -458,7 +458,8 @@ def _attributes(value: object) -> list[Any]:
             if isinstance(slot, types.MemberDescriptorType):
                 with contextlib.suppress(AttributeError):  # not assigned
                     held[name] = slot.__get__(value)
-    return [each for name in sorted(held, key=str) for each in (name, held[name])]
+    names = sorted(held.keys() - _WRITTEN_BY_PYTHON, key=str)
+    return [each for name in names for each in (name, held[name])]
 
 
 def _contents(container: Any) -> list[Any]:
@@ -505,18 +506,23 @@ def _annotations(cls: type) -> list[list[str]]:
         found = dict(getattr(cls, "__annotations__", {}))
     except Exception:  # evaluated when it is read, from Python 3.14 on: it may name anything
         return []
-    return [
-        [name, _OF_THIS_PROCESS.sub("", repr(annotation))] for name, annotation in found.items()
-    ]
+    own = re.compile(rf"\b{re.escape(cls.__module__)}\.|{_OF_THIS_PROCESS.pattern}")
+    return [[name, own.sub("", repr(annotation))] for name, annotation in found.items()]
 
 
 def _name_of(value: Any) -> str:
-    module = getattr(value, "__module__", None) or ""
-    return f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    module = str(getattr(value, "__module__", None) or "")
+    name = str(getattr(value, "__qualname__", type(value).__qualname__))
+    # A module of the project has one name as a script and another when it is imported.
+    return name if _is_module_of_project(module) else f"{module}.{name}"
 
 
 def _is_class_of_project(cls: type) -> bool:
-    module = sys.modules.get(str(cls.__module__))
+    return _is_module_of_project(str(cls.__module__))
+
+
+def _is_module_of_project(name: str) -> bool:
+    module = sys.modules.get(name)
     return module is None or _is_of_project(vars(module))
 
 

@@ -119,7 +119,7 @@ class History:
         self.reviews: dict[str, ReviewRequested] = {}
         """The calls that somebody has to review, by path."""
         self.given_up: set[str] = set()
-        """The calls of which somebody has said that they failed: only a person's retry runs them."""
+        """The calls that somebody has said to have failed: only a person's retry runs them."""
         self.timers: dict[str, int] = {}
         """When the timers that were written down are due."""
         self.logged: dict[str, bytes] = {}

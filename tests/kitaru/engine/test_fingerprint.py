@@ -337,6 +337,24 @@ EDITED = {
         "return 1",
         "return 2",
     ),
+    "what a decorator's object does": (
+        (
+            "from functools import update_wrapper as w\n"
+            "class D:\n    def __init__(self, g): w(self, g)\n"
+            "    def __call__(self): return 1\n@D\ndef g(): pass\ndef f(): return g()"
+        ),
+        "return 1",
+        "return 2",
+    ),
+    "what a decorator's object wraps": (
+        (
+            "from functools import update_wrapper as w\n"
+            "class D:\n    def __init__(self, g): w(self, g)\n"
+            "@D\ndef g(): return 1\ndef f(): return g.__wrapped__()"
+        ),
+        "return 1",
+        "return 2",
+    ),
     "what an object holds": (
         "class A:\n    def __init__(self, v): self.v = {'v': [v]}\nK = A(1)\ndef f(): return K.v",
         "A(1)",
