@@ -47,6 +47,10 @@ _OF_THIS_PROCESS = re.compile(r" at 0x[0-9a-fA-F]+|\b(?:__main__|__mp_main__|kit
 """What a repr says that another process would say otherwise."""
 CHANGES_ALLOWED = 3
 """How often a constant may be changed in place before it counts as state."""
+LONGEST_TEXT = 1_000
+"""Longer texts and bytes are known by their digest."""
+LARGEST_VALUE = 1 << 20
+"""Bytes in memory of a value that an object holds; a larger one counts by its class."""
 LARGEST_OBJECTS = 2_000
 """How many attributes and items of objects are looked at, for one function. Whatever comes behind
 them counts by its class: an object may reach all that a program has loaded."""
@@ -134,7 +138,7 @@ class _Walk:
     def describe(self, value: Any) -> Any:
         """Whatever a name stands for, as nested lists of texts, bytes and numbers."""
         if type(value) in _PLAIN:
-            return [type(value).__name__, repr(value)]
+            return [type(value).__name__, _plain(value)]
         if type(value) in _CONTAINERS:
             return self._container(value)
         if isinstance(value, FunctionType):
@@ -163,7 +167,7 @@ class _Walk:
         """
         cls = type(value)
         look = self._look
-        data = _encoded(value) if look is None else look.read(value, _encoded)
+        data = _encoded(value) if look is None else look.read(value, _encoded_if_small)
         if data is not None:
             if look is None and not isinstance(value, enum.Enum):
                 self._changeable.append((value, data))
@@ -492,6 +496,18 @@ def _said_of_a_field(cls: type) -> list[str]:
 def _told_default(default: Any) -> Any:
     is_factory = type(default).__module__.partition(".")[0] == "msgspec"
     return ["factory", default.factory] if is_factory and hasattr(default, "factory") else default
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, str | bytes) and len(value) > LONGEST_TEXT:
+        data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+        return hashlib.sha256(data).hexdigest()
+    return repr(value)
+
+
+def _encoded_if_small(value: Any) -> bytes | None:
+    # An object may hold an array with all that a program has loaded.
+    return None if sys.getsizeof(value) > LARGEST_VALUE else _encoded(value)
 
 
 def _encoded(value: Any) -> bytes | None:

@@ -61,6 +61,10 @@ SAME = {
         "class A:\n    def __init__(self): self.a = object()\nK = A()\ndef f(): return K",
     )
     * 2,
+    "what is too large in an object": (
+        "import numpy\nclass A: pass\nK = A(); K.a = numpy.zeros(1 << 18)\ndef f(): return K",
+        "import numpy\nclass A: pass\nK = A(); K.a = numpy.ones(1 << 18)\ndef f(): return K",
+    ),
     "what is too much of an object": (
         "class A: pass\nK = A(); K.a = list(range(5_000))\ndef f(): return K",
         "class A: pass\nK = A(); K.a = list(range(6_000))\ndef f(): return K",
@@ -354,6 +358,11 @@ EDITED = {
         ),
         "return 1",
         "return 2",
+    ),
+    "the end of a long text": (
+        "K = 'a' * 5_000 + 'b'\ndef f(): return K",
+        "'b'",
+        "'c'",
     ),
     "what an object holds": (
         "class A:\n    def __init__(self, v): self.v = {'v': [v]}\nK = A(1)\ndef f(): return K.v",
