@@ -47,6 +47,10 @@ _OF_THIS_PROCESS = re.compile(r" at 0x[0-9a-fA-F]+|\b(?:__main__|__mp_main__|kit
 """What a repr says that another process would say otherwise."""
 CHANGES_ALLOWED = 3
 """How often a constant may be changed in place before it counts as state."""
+LONGEST_TEXT = 1_000
+"""Longer texts and bytes are known by their digest."""
+LARGEST_VALUE = 1 << 20
+"""Bytes in memory of a value that an object holds; a larger one counts by its class."""
 LARGEST_OBJECTS = 2_000
 """How many attributes and items of objects are looked at, for one function. Whatever comes behind
 them counts by its class: an object may reach all that a program has loaded."""
@@ -134,7 +138,7 @@ class _Walk:
     def describe(self, value: Any) -> Any:
         """Whatever a name stands for, as nested lists of texts, bytes and numbers."""
         if type(value) in _PLAIN:
-            return [type(value).__name__, repr(value)]
+            return [type(value).__name__, _plain(value)]
         if type(value) in _CONTAINERS:
             return self._container(value)
         if isinstance(value, FunctionType):
@@ -152,7 +156,7 @@ class _Walk:
         if isinstance(value, _NAMED_ONLY):
             return ["name", _name_of(value)]
         inner = _unwrapped(value)
-        if inner is not None:
+        if inner is not None and not _is_class_of_project(type(value)):
             return [_name_of(type(value)), *map(self.describe, inner)]
         return self._object(value)
 
@@ -163,7 +167,7 @@ class _Walk:
         """
         cls = type(value)
         look = self._look
-        data = _encoded(value) if look is None else look.read(value, _encoded)
+        data = _encoded(value) if look is None else look.read(value, _encoded_if_small)
         if data is not None:
             if look is None and not isinstance(value, enum.Enum):
                 self._changeable.append((value, data))
@@ -458,7 +462,8 @@ def _attributes(value: object) -> list[Any]:
             if isinstance(slot, types.MemberDescriptorType):
                 with contextlib.suppress(AttributeError):  # not assigned
                     held[name] = slot.__get__(value)
-    return [each for name in sorted(held, key=str) for each in (name, held[name])]
+    names = sorted(held.keys() - _WRITTEN_BY_PYTHON, key=str)
+    return [each for name in names for each in (name, held[name])]
 
 
 def _contents(container: Any) -> list[Any]:
@@ -493,6 +498,18 @@ def _told_default(default: Any) -> Any:
     return ["factory", default.factory] if is_factory and hasattr(default, "factory") else default
 
 
+def _plain(value: object) -> str:
+    if isinstance(value, str | bytes) and len(value) > LONGEST_TEXT:
+        data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+        return hashlib.sha256(data).hexdigest()
+    return repr(value)
+
+
+def _encoded_if_small(value: Any) -> bytes | None:
+    # An object may hold an array with all that a program has loaded.
+    return None if sys.getsizeof(value) > LARGEST_VALUE else _encoded(value)
+
+
 def _encoded(value: Any) -> bytes | None:
     try:
         return _codec.encode(value, where="constant", types=TypeScope.of(type(value)))
@@ -505,18 +522,23 @@ def _annotations(cls: type) -> list[list[str]]:
         found = dict(getattr(cls, "__annotations__", {}))
     except Exception:  # evaluated when it is read, from Python 3.14 on: it may name anything
         return []
-    return [
-        [name, _OF_THIS_PROCESS.sub("", repr(annotation))] for name, annotation in found.items()
-    ]
+    own = re.compile(rf"\b{re.escape(cls.__module__)}\.|{_OF_THIS_PROCESS.pattern}")
+    return [[name, own.sub("", repr(annotation))] for name, annotation in found.items()]
 
 
 def _name_of(value: Any) -> str:
-    module = getattr(value, "__module__", None) or ""
-    return f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    module = str(getattr(value, "__module__", None) or "")
+    name = str(getattr(value, "__qualname__", type(value).__qualname__))
+    # A module of the project has one name as a script and another when it is imported.
+    return name if _is_module_of_project(module) else f"{module}.{name}"
 
 
 def _is_class_of_project(cls: type) -> bool:
-    module = sys.modules.get(str(cls.__module__))
+    return _is_module_of_project(str(cls.__module__))
+
+
+def _is_module_of_project(name: str) -> bool:
+    module = sys.modules.get(name)
     return module is None or _is_of_project(vars(module))
 
 

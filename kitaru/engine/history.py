@@ -118,6 +118,8 @@ class History:
         """Answers to waits that the body has not asked for, by the id or name that was given."""
         self.reviews: dict[str, ReviewRequested] = {}
         """The calls that somebody has to review, by path."""
+        self.given_up: set[str] = set()
+        """The calls that somebody has said to have failed: only a person's retry runs them."""
         self.timers: dict[str, int] = {}
         """When the timers that were written down are due."""
         self.logged: dict[str, bytes] = {}
@@ -168,9 +170,11 @@ class History:
                 self._attempt(event).in_doubt = event.once
             case ReviewRequested(path=path):
                 self.reviews[path] = event
-            case CheckpointResolved(path=path):
+            case CheckpointResolved(path=path, decision=decision):
                 self.reviews.pop(path, None)
                 self.tried[path].in_doubt = False
+                if decision == "failed":
+                    self.given_up.add(path)
             case EventOffered():
                 self._offer(version, event)
             case OffersTaken(paths=paths):
@@ -212,6 +216,7 @@ class History:
                 # A cancel request that came just before it is for the next attempt's body.
                 self._next_flow_attempt(max(recorded_at, retry_at))
             case ExecutionReopened(reason="retry"):
+                self.given_up.clear()
                 self._next_flow_attempt(recorded_at)
                 self.cancelled_at = None
                 self.cancel_reason = ""
@@ -320,7 +325,11 @@ class History:
     def _next_flow_attempt(self, began_at: int) -> None:
         self.began_at = max(self.began_at, began_at)
         # What failed, in a fork's source too, is tried again.
-        self.kept = _successes(self.kept) | _successes(self.log)
+        self.kept = {
+            path: outcome
+            for path, outcome in (self.kept | self.log).items()
+            if path in self.given_up or _is_success(outcome.event)
+        }
         self.owed.clear()
         self.logged_before |= self.logged
         self.logged.clear()
@@ -339,13 +348,9 @@ class History:
         return self.tried.get(path) or Tried()
 
 
-def _successes(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
-    return {
-        path: outcome
-        for path, outcome in outcomes.items()
-        if isinstance(outcome.event, CheckpointCompleted | TimerFired | InputGiven)
-        and not _is_time_limit(outcome.event)
-    }
+def _is_success(event: OutcomeEvent) -> bool:
+    is_one = isinstance(event, CheckpointCompleted | TimerFired | InputGiven)
+    return is_one and not _is_time_limit(event)
 
 
 class KeptReady:

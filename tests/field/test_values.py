@@ -159,13 +159,14 @@ async def test_every_error_of_a_checkpoint_is_its_outcome_and_the_same_in_a_repl
     handle = await body.aio.run(name)
     result = await bench.result(handle.exec_id, body)
     history = await bench.recorded(handle.exec_id)
-    assert [fact.type for fact in history] == [
+    # A body that takes its time has its start noted, too.
+    assert [fact.type for fact in history if fact.type != "checkpoint_started"] == [
         "execution_started",
         "checkpoint_failed",
         "execution_completed",
     ]
     assert sum(len(fact.payload) for fact in history) < 500_000
-    await bench.crashed_after(body, history[:2], "again")
+    await bench.crashed_after(body, history[:-1], "again")
     assert await bench.result("again", body) == result
     assert seen == [result, result]
 

@@ -69,7 +69,10 @@ def _started_text(exec_id: str) -> str:
     from kitaru.domain.stack.decide import LOCAL
     from kitaru.sdk.client import KitaruClient
 
-    options = KitaruClient().executions.get(exec_id).options
+    execution = KitaruClient().executions.get(exec_id)
+    if execution.ended_at is not None:
+        return f"It was started with this key before, and is {execution.status}."
+    options = execution.options
     stack = None if options is None else options.stack
     if stack is None or stack.type == LOCAL:
         return f"Started. A worker, or `kitaru executions resume {exec_id}`, runs it."

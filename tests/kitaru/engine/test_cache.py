@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -717,3 +719,73 @@ def test_what_a_killed_process_had_recorded_is_reused_by_another_execution(
     assert run_program(program, "kill").returncode == -signal.SIGKILL
     assert run_program(program, "live").stdout.strip() == "190"
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(20))
+
+
+LOADED = """
+import dataclasses, functools, sys, typing
+import msgspec, pydantic
+from kitaru import checkpoint, flow
+
+@dataclasses.dataclass
+class Part:
+    n: int = 1
+
+class Order(pydantic.BaseModel):
+    parts: list[Part] = []
+
+class Row(msgspec.Struct):
+    part: Part | None = None
+
+class Client:
+    def __init__(self) -> None:
+        self.part, self.rows = Part(), [Row(Part())]
+
+class Tool:
+    def __init__(self, function: typing.Any) -> None:
+        functools.update_wrapper(self, function)
+
+@Tool
+def tool() -> None: ...
+
+@functools.singledispatch
+def size(x: object) -> int:
+    return 0
+
+client = Client()
+
+@checkpoint
+def work(x: int) -> Order:
+    print("ran", file=sys.stderr)
+    return Order(parts=[Part(size(Row()) + x), client.part]) if tool else Order()
+
+@flow
+def main(x: int) -> int:
+    return work(x).parts[0].n
+
+if __name__ == "__main__":
+    print(main.run(1).wait())
+"""
+
+
+def test_however_its_file_is_loaded_a_checkpoint_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "loaded.py").write_text(LOADED)
+    environment = {**os.environ, "KITARU_JOURNAL": str(tmp_path / "own.db")}
+    ways = {
+        "script": ["loaded.py"],
+        "import": ["-c", "import loaded; print(loaded.main.run(1).wait())"],
+        "command": ["-m", "kitaru", "run", "loaded.py:main", "--args", '{"x": 1}'],
+    }
+    ran = {}
+    for way, command in ways.items():
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stdout.split()[-1] == "1"
+        ran[way] = "ran" in done.stderr
+    assert ran == {"script": True, "import": False, "command": False}

@@ -61,6 +61,10 @@ SAME = {
         "class A:\n    def __init__(self): self.a = object()\nK = A()\ndef f(): return K",
     )
     * 2,
+    "what is too large in an object": (
+        "import numpy\nclass A: pass\nK = A(); K.a = numpy.zeros(1 << 18)\ndef f(): return K",
+        "import numpy\nclass A: pass\nK = A(); K.a = numpy.ones(1 << 18)\ndef f(): return K",
+    ),
     "what is too much of an object": (
         "class A: pass\nK = A(); K.a = list(range(5_000))\ndef f(): return K",
         "class A: pass\nK = A(); K.a = list(range(6_000))\ndef f(): return K",
@@ -336,6 +340,29 @@ EDITED = {
         ),
         "return 1",
         "return 2",
+    ),
+    "what a decorator's object does": (
+        (
+            "from functools import update_wrapper as w\n"
+            "class D:\n    def __init__(self, g): w(self, g)\n"
+            "    def __call__(self): return 1\n@D\ndef g(): pass\ndef f(): return g()"
+        ),
+        "return 1",
+        "return 2",
+    ),
+    "what a decorator's object wraps": (
+        (
+            "from functools import update_wrapper as w\n"
+            "class D:\n    def __init__(self, g): w(self, g)\n"
+            "@D\ndef g(): return 1\ndef f(): return g.__wrapped__()"
+        ),
+        "return 1",
+        "return 2",
+    ),
+    "the end of a long text": (
+        "K = 'a' * 5_000 + 'b'\ndef f(): return K",
+        "'b'",
+        "'c'",
     ),
     "what an object holds": (
         "class A:\n    def __init__(self, v): self.v = {'v': [v]}\nK = A(1)\ndef f(): return K.v",

@@ -248,6 +248,48 @@ def test_a_failure_is_raised_in_the_body(body: Any) -> None:
     assert effects == []
 
 
+# What a person has said has failed is not tried again by a flow's own retries, but by a person's.
+
+
+@flow(retries=2)
+def insisting(order: str) -> str:
+    try:
+        return f"Receipt {charge(order).number} after"
+    except kitaru.KitaruRuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+@flow(retries=2)
+def insisting_submitted(order: str) -> str:
+    try:
+        return f"Receipt {charge.submit(order).result().number} after"
+    except kitaru.KitaruRuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+@flow(retries=2)
+async def insisting_async(order: str) -> str:
+    try:
+        return f"Receipt {(await charge.aio(order)).number} after"
+    except kitaru.KitaruRuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+@pytest.mark.parametrize("body", [insisting, insisting_submitted, insisting_async])
+def test_a_flows_retries_do_not_repeat_what_somebody_said_has_failed(body: Any) -> None:
+    lost(body, "insisting")
+    executions.resolve("insisting", "charge", failed="the bank says no")
+    with pytest.raises(kitaru.KitaruUserCodeError, match="the bank says no"):
+        executions.handle("insisting").wait(timeout=60)
+    assert effects == []
+    failed = [fact.type for fact in events_of("insisting") if fact.type.endswith("failed")]
+    assert len(failed) == 4  # the call, two attempts of the flow, the execution
+
+    executions.retry("insisting")
+    assert executions.handle("insisting").wait(timeout=60) == "Receipt 1 after"
+    assert effects == ["order"]
+
+
 @pytest.mark.parametrize("body", BODIES)
 def test_run_again_runs_it_once_more(body: Any) -> None:
     lost(body, "again")

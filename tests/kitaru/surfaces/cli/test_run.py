@@ -119,6 +119,8 @@ def test_a_key_finds_the_execution_that_was_started_with_it(flows: str, process:
     second = process(*again, '{"n": 1}')
     assert first.returncode == second.returncode == 0
     assert first.stdout == second.stdout
+    left = process(*again, '{"n": 1}', "--no-wait")
+    assert left.stderr == "It was started with this key before, and is completed.\n"
     conflict = process(*again, '{"n": 2}')
     assert conflict.returncode == 1
     assert "arguments.n: 1 was recorded, now 2" in conflict.stderr
