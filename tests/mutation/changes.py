@@ -151,6 +151,8 @@ def _lines(node: Any) -> tuple[int, int]:
 
 
 def _text(node: ast.AST) -> str:
+    if isinstance(node, ast.ClassDef):
+        node = ast.ClassDef(node.name, node.bases, node.keywords, [ast.Pass()], [])
     return " ".join(ast.unparse(node).split())[:160]
 
 
