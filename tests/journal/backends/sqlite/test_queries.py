@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from journal import CorruptJournal
-from journal.backends.sqlite.queries import _opened
+from journal.backends.sqlite.queries import _after_prefix, _opened
 
 CONTENT = b"some content " * 100
 KEY = hashlib.sha256(CONTENT).digest()
@@ -52,3 +52,19 @@ def test_a_few_bytes_that_stand_for_many_take_no_memory(size: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "after"),
+    [
+        ("ex-", "ex."),
+        ("a\ud7ff", "a\ue000"),  # what comes between the two is no text
+        ("a\U0010ffff", "b"),
+        ("\U0010ffff\U0010ffff", None),
+        ("", None),
+    ],
+)
+def test_the_first_text_after_all_with_a_prefix(prefix: str, after: str | None) -> None:
+    assert _after_prefix(prefix) == after
+    if after is not None:
+        assert (prefix + "\U0010ffff").encode() < after.encode()

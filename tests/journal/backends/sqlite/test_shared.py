@@ -13,6 +13,7 @@ from journal import (
     Claim,
     HeadChange,
     Journal,
+    JournalClosed,
     JournalUnavailable,
     Lease,
     NewEvent,
@@ -23,6 +24,8 @@ from journal import (
     WrongExpectedVersion,
     open_journal,
 )
+from journal.backends.sqlite import shared
+from journal.backends.sqlite.connections import connect
 from journal.backends.sqlite.shared import OWN_TABLES
 
 HEAD = HeadChange("running", "flow", None)
@@ -126,6 +129,39 @@ async def test_one_that_takes_too_long_is_rolled_back_for_the_others(journal: Jo
         await write(hooks.transaction, "b")
     assert hooks.calls == ["in", False]
     assert notes(journal) == []
+
+
+async def test_one_that_cannot_begin_gives_everything_back(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def connecting(path: str, mode: str) -> sqlite3.Connection:
+        opened.append(connect(path, mode, timeout=0))
+        return opened[-1]
+
+    monkeypatch.setattr(shared, "connect", connecting)
+    monkeypatch.setattr(shared, "patiently", lambda action: action())
+    hooks = Hooks(journal)
+    with closing(sqlite3.connect(journal.location, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await write(hooks.transaction, "a")
+    assert hooks.calls == ["in", False]
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].total_changes  # noqa: B018 - asking is what fails
+    assert (await journal.append(Append("b-1", EVENT, 0, head=HEAD))).version == 1
+
+
+async def test_on_a_closed_journal_none_begins(journal: Journal) -> None:
+    hooks = Hooks(journal)
+    await journal.close()
+    for _ in range(2):  # the second time it would wait for ever if the lock was kept
+        with pytest.raises(JournalClosed):
+            await write(hooks.transaction, "a")
+    assert hooks.calls == ["in", False] * 2
+    with pytest.raises(JournalClosed):
+        Hooks(journal)
 
 
 async def test_a_failed_commit_is_read_back(
