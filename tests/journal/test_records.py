@@ -65,15 +65,16 @@ def test_what_is_not_said_is_what_it_was(name: str) -> None:
 
 
 def test_every_record_is_a_value() -> None:
-    found = {
+    found: dict[str, type[msgspec.Struct]] = {
         name: value
         for name, value in vars(records).items()
         if isinstance(value, type) and issubclass(value, msgspec.Struct)
         if value.__module__ == records.__name__
     }
     assert set(found) == set(DEFAULTS)
-    for name, cls in [*found.items(), ("Finding", Finding), ("JournalUrl", JournalUrl)]:
-        assert cls.__struct_config__.frozen, name
+    everything: list[type[msgspec.Struct]] = [*found.values(), Finding, JournalUrl]
+    for cls in everything:
+        assert cls.__struct_config__.frozen, cls.__name__
     followed = {name for name, cls in found.items() if cls.__struct_config__.gc}
     assert not followed & set(OF_EVERY_EVENT)
     assert len(GENESIS) == 32

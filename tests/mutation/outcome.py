@@ -46,7 +46,7 @@ class Reach(Struct, frozen=True):
 
     def quick_of(self, tests: Iterable[str], patience: float) -> list[str]:
         """These, the quick ones first, as many as end within so many seconds."""
-        chosen = []
+        chosen: list[str] = []
         left = patience
         for test in sorted(tests, key=lambda test: self.tests.get(test, 0.0)):
             left -= self.tests.get(test, 0.0)

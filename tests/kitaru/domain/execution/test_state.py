@@ -215,7 +215,7 @@ def test_a_question_says_what_is_waited_for_until_the_last_is_answered() -> None
     parked = evolve(resolved, ExecutionParked(due_at=9))
     answered = evolve(parked, InputGiven(path="w", value=NULL))
     assert (answered.status, answered.reason, answered.due_at) == (ExecutionStatus.RUNNING, "", 0)
-    assert answered.waits == answered.early == ()
+    assert (answered.waits, answered.early) == ((), ())
 
 
 def test_of_several_waits_that_are_parked_the_answer_of_one_makes_it_due() -> None:
