@@ -331,6 +331,164 @@ async def test_who_has_nothing_to_claim_needs_no_lock(path: str) -> None:
     await journal.close()
 
 
+# What fails before the commit was not done: it is told, and the next one opens anew.
+
+
+class Failing:
+    """A connection whose statements fail, in turn, with the given codes; 0: it works."""
+
+    def __init__(self, connection: sqlite3.Connection, faults: dict[str, list[int]]) -> None:
+        self._connection = connection
+        self._faults = faults
+
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        self._fail(statement)
+        return self._connection.execute(statement, *parameters)
+
+    def executemany(self, statement: str, rows: Any) -> sqlite3.Cursor:
+        self._fail(statement)
+        return self._connection.executemany(statement, rows)
+
+    def _fail(self, statement: str) -> None:
+        code = next(self._codes(statement), 0)
+        if code:
+            error = sqlite3.OperationalError(f"made to fail with {code}")
+            error.sqlite_errorcode = code
+            raise error
+
+    def _codes(self, statement: str) -> Iterator[int]:
+        for beginning, codes in self._faults.items():
+            if codes and statement.strip().startswith(beginning):
+                yield codes.pop(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+Opened = list[sqlite3.Connection]
+
+
+@pytest.fixture
+async def failing(path: str) -> tuple[SqliteJournal, dict[str, list[int]], Opened]:
+    """A journal with one event, the faults of its statements, and its write connections."""
+    journal = await SqliteJournal.open(path)
+    faults: dict[str, list[int]] = {}
+    opened: Opened = []
+
+    def connect(path: str) -> sqlite3.Connection:
+        opened.append(connect_writer(path))
+        return cast("sqlite3.Connection", Failing(opened[-1], faults))
+
+    journal._committer._drop()
+    journal._committer._connect = connect
+    await journal.append(append())
+    return journal, faults, opened
+
+
+def is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.in_transaction  # noqa: B018 - asking is what fails
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "INSERT INTO events"])
+@pytest.mark.parametrize(
+    ("code", "error", "anew"),
+    [
+        (sqlite3.SQLITE_IOERR, JournalUnavailable, True),
+        (sqlite3.SQLITE_FULL, JournalFull, False),
+        (sqlite3.SQLITE_READONLY, JournalReadOnly, False),
+    ],
+)
+async def test_a_store_that_fails_before_the_commit_is_told_and_tried_anew(
+    failing: tuple[SqliteJournal, dict[str, list[int]], Opened],
+    statement: str,
+    code: int,
+    error: type[Exception],
+    anew: bool,
+) -> None:
+    journal, faults, opened = failing
+    faults[statement] = [code]
+    with pytest.raises(error, match=r"journal\.db"):
+        await journal.append(append("ex-1", 1))
+    assert await journal.read_stream("ex-1", after=1) == []
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    assert len(opened) == 1 + anew
+    assert [is_closed(connection) for connection in opened] == [True] * anew + [False]
+    faults[statement] = [code]
+    results = await asyncio.gather(
+        journal.append(append("ex-1", 2)), journal.append(append("ex-2")), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [error, error]
+    await journal.close()
+    assert all(map(is_closed, opened))
+
+
+async def test_a_connection_that_cannot_even_roll_back_is_given_up(
+    failing: tuple[SqliteJournal, dict[str, list[int]], Opened],
+) -> None:
+    journal, faults, opened = failing
+    faults["INSERT INTO events"] = [sqlite3.SQLITE_FULL]
+    faults["ROLLBACK"] = [sqlite3.SQLITE_IOERR]
+    with pytest.raises(JournalFull):
+        await journal.append(append("ex-1", 1))
+    assert is_closed(opened[0])
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    await journal.close()
+
+
+async def test_what_was_interrupted_between_two_statements_is_undone(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    await journal.append(append())
+    connection = journal._committer._connection
+    assert connection is not None
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE heads SET name = 'another'")
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert head.name == "order"
+    await journal.close()
+
+
+async def test_a_group_that_is_interrupted_is_told_and_the_next_one_goes_on(path: str) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    journal = await SqliteJournal.open(path)
+
+    def interrupt(transaction: Transaction) -> None:
+        raise Interrupted
+
+    async def interrupted() -> object:
+        return await journal._submit(Action(interrupt))
+
+    results = await asyncio.gather(journal.append(append()), interrupted(), return_exceptions=True)
+    assert [type(result) for result in results] == [Interrupted, Interrupted]
+    assert await journal.read_all() == []
+    assert (await journal.append(append())).version == 1
+    await journal.close()
+
+
+async def test_of_a_group_whose_works_are_tried_alone_each_is_told_what_came_of_it(
+    failing: tuple[SqliteJournal, dict[str, list[int]], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "BUSY_SECONDS", 0.0)
+    journal, faults, _ = failing
+    faults["INSERT INTO events"] = [sqlite3.SQLITE_TOOBIG]
+    busy = sqlite3.SQLITE_BUSY
+    faults["BEGIN IMMEDIATE"] = [0, 0, busy, busy]
+    results = await asyncio.gather(
+        *(journal.append(append(f"ex-{number}")) for number in (2, 3, 4)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [Appended, JournalUnavailable, Appended]
+    assert [event.stream for event in await journal.read_all()] == ["ex-1", "ex-2", "ex-4"]
+    await journal.close()
+
+
 # A full disk refuses, loses nothing, and is forgotten when there is room again.
 
 
