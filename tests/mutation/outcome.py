@@ -38,6 +38,8 @@ class Reach(Struct, frozen=True):
     """Tests that run lines in a forked child, where nobody sees which."""
     looking: tuple[str, ...] = ()
     """Tests that look at what is made by the import."""
+    failed: tuple[str, ...] = ()
+    """Tests that fail on the code as it is: they say nothing."""
 
     def of(self, file: str, lines: tuple[int, int]) -> set[str]:
         """The tests that run any of these lines."""

@@ -82,7 +82,7 @@ class Mapper:
             for file in data.measured_files()
         }
         passed = {test: s for test, s in self._seconds.items() if test not in self._failed}
-        tell(self._pipe, Reach(passed, lines))
+        tell(self._pipe, Reach(passed, lines, failed=tuple(sorted(self._failed))))
 
 
 class Trying:
