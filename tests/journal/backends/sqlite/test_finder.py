@@ -125,6 +125,33 @@ async def test_only_so_many_beginnings_are_remembered(
     await journal.close()
 
 
+async def test_a_look_up_asks_no_more_than_it_must(journal_file: Path) -> None:
+    journal = await open_journal(str(journal_file))
+    await journal.append(first("ex-1", 1))
+    await journal.append(first("ex-2", None))
+    finder = Finder(str(journal_file))
+    assert finder.find(KeyQuery((7,), "ex-2")) == {}
+    assert finder.find(KeyQuery((7,), "ex-9")) == {}
+    connection = finder._connection
+    assert connection is not None
+    seen: list[str] = []
+    connection.set_trace_callback(lambda statement: seen.append(statement.split()[0]))
+    query = KeyQuery((1,), "ex-2")
+    assert list(finder.find(query)) == [1]
+    # Where the stream begins is known: one question for the key, one for the event.
+    assert seen == ["SELECT", "SELECT"]
+    seen.clear()
+    assert finder.find_all([query, query]) == [finder.find(query)] * 2
+    assert seen == ["BEGIN", *["SELECT"] * 4, "ROLLBACK", *["SELECT"] * 2]
+    assert not connection.in_transaction
+    assert finder._connection is connection
+    finder.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    finder.close()
+    await journal.close()
+
+
 async def test_a_journal_that_is_closed_tells_whoever_has_asked(journal_file: Path) -> None:
     journal = await open_journal(str(journal_file))
     await journal.append(first("ex-1", 1))
