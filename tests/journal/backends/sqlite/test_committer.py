@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from journal import (
+    Adoption,
     Append,
     Appended,
     Claim,
@@ -314,6 +315,22 @@ async def test_a_claim_and_a_renewal_are_settled_too(
     head = await journal.head("ex-0")
     assert head is not None
     assert (head.owner, head.epoch) == ("me", 1)
+    await journal.close()
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_an_adoption_is_settled_too(faulty: tuple[Journal, Break], fault: str) -> None:
+    journal, break_ = faulty
+    source = await open_journal("memory://")
+    await source.append(append())
+    adoption = Adoption(tuple(await source.read_stream("ex-1")), RUNNING)
+    break_(fault)
+    if fault == "before":
+        with pytest.raises(JournalUnavailable):
+            await journal.adopt(adoption)
+    else:
+        assert len(await journal.adopt(adoption)) == 1
+    assert len(await journal.read_stream("ex-1")) == (fault == "after")
     await journal.close()
 
 
