@@ -1,7 +1,9 @@
 """A stream of one journal, written into another as it is: by every backend, into every backend."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -200,6 +202,18 @@ async def test_a_watcher_is_told(journal: Journal) -> None:
         await is_told.wait()
     stop()
     assert told == list(written)
+
+
+async def test_nothing_is_kept_of_an_erased_payload(tmp_path: Path) -> None:
+    events = await recorded()
+    digest = sha256(events[1].payload).digest()
+    events[1] = replace(events[1], payload=b"", payload_digest=digest)
+    journal = await open_journal(str(tmp_path / "journal.db"))
+    await journal.adopt(Adoption(tuple(events), HEAD))
+    await journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as connection:
+        rows = connection.execute("SELECT payload IS NULL, payload_digest FROM events").fetchall()
+    assert rows == [(0, None), (1, digest), (0, None), (0, None)]
 
 
 async def test_a_file_with_adopted_streams_verifies(tmp_path: Path) -> None:

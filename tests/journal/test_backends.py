@@ -763,6 +763,15 @@ async def test_watchers_are_told_what_was_committed(journal: Journal) -> None:
     assert len(told) == 3
 
 
+async def test_a_head_that_changes_alone_is_told(journal: Journal) -> None:
+    first = await journal.append(start())
+    hints: asyncio.Queue[int] = asyncio.Queue()
+    await asyncio.sleep(0.01)
+    journal.watch("ex-1", lambda events: hints.put_nowait(len(events)))
+    await journal.append(more(first, head=DONE))
+    assert await asyncio.wait_for(hints.get(), 10) == 0
+
+
 # A closed journal says so.
 
 

@@ -134,7 +134,7 @@ def signed(event: RecordedEvent) -> RecordedEvent:
         Adoption((signed(replace(sound(), recorded_at=True)),), HEAD),
         Adoption((signed(replace(sound(), epoch=True)),), HEAD),
         Adoption((replace(sound(), type="\ud800"),), HEAD),
-        Adoption((replace(sound(), payload=bytearray(b"x")),), HEAD),  # type: ignore[arg-type]
+        Adoption((replace(sound(), payload=bytearray(b"x")),), HEAD),
         Adoption((replace(sound(), payload_digest=GENESIS),), HEAD),
         Adoption((replace(sound(), payload=b"y"),), HEAD),
         Adoption((sound(),), HEAD, ("text",)),  # type: ignore[arg-type]

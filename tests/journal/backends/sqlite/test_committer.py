@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -21,11 +23,13 @@ from journal import (
     ClaimQuery,
     CommitOutcomeUnknown,
     HeadChange,
+    HeadQuery,
     Journal,
     JournalClosed,
     JournalFull,
     JournalReadOnly,
     JournalUnavailable,
+    KeyQuery,
     NewEvent,
     RecordedEvent,
     WrongExpectedVersion,
@@ -34,6 +38,7 @@ from journal import (
 )
 from journal.backends.sqlite import committer as committing
 from journal.backends.sqlite import transaction as remembering
+from journal.backends.sqlite.checkpoints import Checkpoints
 from journal.backends.sqlite.connections import connect_writer
 from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.transaction import PreparedAppend, Transaction
@@ -151,6 +156,55 @@ async def test_without_watchers_nothing_is_looked_at(path: str) -> None:
     await journal.close()
 
 
+async def test_two_journals_may_begin_streams_and_keys_in_turn(path: str) -> None:
+    mine, theirs = await SqliteJournal.open(path), await SqliteJournal.open(path)
+    for number in range(6):
+        journal = (mine, theirs)[number % 2]
+        keyed = (NewEvent("Happened", b"x", key=number),)
+        appended = await journal.append(Append(f"ex-{number}", keyed, 0, RUNNING))
+        assert appended.events[0].position == number + 1
+        # Whoever has written the key, it was found before this stream was begun.
+        query = KeyQuery(tuple(range(6)), f"ex-{number}")
+        assert list(journal.find_blocking(query)) == list(range(number))
+    for journal in (mine, theirs):
+        heads = await journal.heads(HeadQuery(category="ex"))
+        assert [head.stream for head in heads] == [f"ex-{number}" for number in range(5, -1, -1)]
+        await journal.close()
+    with open_reader(path) as reader:
+        assert reader.verify() == []
+
+
+async def test_keys_are_indexed_once(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    connection = journal._committer._connection
+    assert connection is not None
+    seen: list[str] = []
+    connection.set_trace_callback(seen.append)
+
+    def indexing() -> list[str]:
+        found = re.findall(r"position > (\d+)", " ".join(seen))
+        seen.clear()
+        return found
+
+    def key(number: int, stream: str, version: int) -> Append:
+        keyed = (NewEvent("Happened", b"x", key=number),)
+        return Append(stream, keyed, version, RUNNING if version == 0 else None)
+
+    await journal.append(key(1, "ex-1", 0))
+    assert indexing() == []
+    await journal.append(append("ex-2"))
+    assert indexing() == ["0"]
+    await journal.append(append("ex-3"))
+    await journal.append(append("ex-4"))
+    assert indexing() == []
+    await journal.append(key(2, "ex-1", 1))
+    await journal.append(append("ex-5"))
+    assert indexing() == ["1"]
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT position FROM indexed").fetchone() == (5,)
+    await journal.close()
+
+
 async def test_heartbeats_do_not_make_the_journal_forget(path: str) -> None:
     journal = cast("SqliteJournal", await open_journal(path))
     started = await journal.append(append(claim=Claim("me", 30)))
@@ -231,6 +285,52 @@ async def test_a_commit_that_failed_but_is_there_succeeds(faulty: tuple[Journal,
     await asyncio.sleep(0.05)
     assert told == await journal.read_stream("ex-1")
     await journal.close()
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_a_failed_commit_is_made_final_by_one_of_its_own(
+    faulty: tuple[Journal, Break], fault: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there after all goes into the database file too: the log's fsync has failed."""
+    journal, break_ = faulty
+    taken: list[str] = []
+    take = Checkpoints.take
+
+    def taking(self: Checkpoints, writer: sqlite3.Connection) -> bool:
+        taken.append(fault)
+        return take(self, writer)
+
+    monkeypatch.setattr(Checkpoints, "take", taking)
+    break_(fault)
+    await asyncio.gather(journal.append(append()), return_exceptions=True)
+    assert taken == (["after"] if fault == "after" else [])
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT settled FROM settlements").fetchone() == (1,)
+    await journal.close()
+
+
+async def test_what_was_written_counts_for_the_next_checkpoint(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    noise = random.Random(1).randbytes(600)
+    prepared = PreparedAppend(append(payload=b"x" * 100, blobs=(noise, b"x" * 10_000)))
+    assert 700 < prepared.size < 1_000
+    before = journal._committer._checkpoints._written
+    await journal.append(append(payload=b"x" * 50_000))
+    assert 50_000 < journal._committer._checkpoints._written - before < 100_000
+    await journal.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "codec"),
+    [
+        (bytes(511), "plain"),
+        (bytes(512), "zlib"),
+        (random.Random(1).randbytes(2_000), "plain"),
+        (b"", "plain"),
+    ],
+)
+def test_a_blob_is_packed_where_it_is_worth_it(content: bytes, codec: str) -> None:
+    assert remembering._stored_blob(content)[1:3] == (codec, len(content))
 
 
 async def test_a_commit_that_failed_and_is_not_there_may_be_repeated(
@@ -687,6 +787,7 @@ async def test_what_its_owner_has_let_go_is_forgotten(path: str) -> None:
     await journal.append(append("ex-1", 1, lease=started.lease, release=True))
     await journal.append(append("ex-2", 1))
     assert set(journal._committer._ends.by_stream) == {"ex-2"}
+    assert journal._committer._ends.released == []
     assert (await journal.append(append("ex-1", 2))).version == 3
     await journal.close()
 

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,14 +19,16 @@ from journal import (
     Lease,
     NewEvent,
     NoTransactions,
+    RecordedEvent,
     StaleLease,
     StoreTransaction,
     TransactionOver,
     WrongExpectedVersion,
     open_journal,
 )
-from journal.backends.sqlite import shared
+from journal.backends.sqlite import checkpoints, shared
 from journal.backends.sqlite.connections import connect
+from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.shared import OWN_TABLES
 
 HEAD = HeadChange("running", "flow", None)
@@ -82,6 +85,27 @@ async def test_both_are_there_or_neither(journal: Journal) -> None:
     assert notes(journal) == ["with the event"]
     assert hooks.calls == ["in", True]
     assert (await journal.append(Append("a-1", EVENT, 2, lease=lease))).version == 3
+
+
+async def test_watchers_and_the_next_checkpoint_know_of_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begun(journal)
+    told: list[RecordedEvent] = []
+    journal.watch("a-1", told.extend)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a")
+    committer = cast("SqliteJournal", journal)._committer
+    before = committer._checkpoints._written
+    big = (NewEvent("happened", bytes(50_000)),)
+    # So that giving the lock back finds one due, and leaves it to the writer thread.
+    monkeypatch.setattr(checkpoints, "DUE_BYTES", before + 50_000)
+    appended = await asyncio.to_thread(hooks.transaction.append, Append("a-1", big, 1))
+    await asyncio.sleep(0)
+    while committer.is_busy:  # noqa: ASYNC110 - nobody is told of a checkpoint
+        await asyncio.sleep(0.001)
+    assert not committer._checkpoints.anything_written
+    assert told == list(appended.events)
 
 
 async def test_after_a_wrong_version_it_may_append_anew(journal: Journal) -> None:
