@@ -1,7 +1,9 @@
 """A stream of one journal, written into another as it is: by every backend, into every backend."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from journal import (
     open_reader,
     verify_stream,
 )
+from journal.backends.sqlite.journal import SqliteJournal
+from journal.backends.sqlite.transaction import PreparedAdoption
 
 HEAD = HeadChange(state="done", name="order", due_at=None, summary=b"42")
 BLOB = b"x" * 5_000
@@ -150,6 +154,39 @@ async def test_an_erased_event_stays_erased(journal: Journal) -> None:
     assert bare(await journal.read_stream("ex-1")) == bare(events)
 
 
+async def test_one_that_was_begun_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """Whether its end is remembered, or was written by somebody else."""
+    events = await recorded()
+    adoption = Adoption(tuple(events), HEAD)
+    journal = await open_journal(str(tmp_path / "mine.db"))
+    await journal.append(Append("ex-1", (NewEvent("A", b""),), 0, head=HEAD))
+    with pytest.raises(WrongExpectedVersion) as mine:
+        await journal.adopt(adoption)
+    other = await open_journal(str(tmp_path / "mine.db"))
+    with pytest.raises(WrongExpectedVersion) as theirs:
+        await other.adopt(adoption)
+    assert mine.value.actual == theirs.value.actual == 1
+    await other.close()
+    await journal.close()
+
+
+async def test_in_a_group_it_comes_after_what_was_appended_before(tmp_path: Path) -> None:
+    events = await recorded()
+    journal = await SqliteJournal.open(str(tmp_path / "journal.db"))
+    before = journal.append(Append("ex-0", (NewEvent("A", b"1"),), 0, head=HEAD))
+    after = journal.append(Append("ex-2", (NewEvent("A", b"2"),), 0, head=HEAD))
+
+    async def adopted() -> tuple[RecordedEvent, ...]:
+        return await journal._submit(PreparedAdoption(Adoption(tuple(events), HEAD)))
+
+    first, written, last = await asyncio.gather(before, adopted(), after)
+    assert first.events[0].position == 1
+    assert [event.position for event in written] == [2, 3, 4, 5]
+    assert last.events[0].position == 6
+    assert [event.position for event in await journal.read_all()] == list(range(1, 7))
+    await journal.close()
+
+
 async def test_a_watcher_is_told(journal: Journal) -> None:
     told: list[RecordedEvent] = []
     is_told = asyncio.Event()
@@ -165,6 +202,18 @@ async def test_a_watcher_is_told(journal: Journal) -> None:
         await is_told.wait()
     stop()
     assert told == list(written)
+
+
+async def test_nothing_is_kept_of_an_erased_payload(tmp_path: Path) -> None:
+    events = await recorded()
+    digest = sha256(events[1].payload).digest()
+    events[1] = replace(events[1], payload=b"", payload_digest=digest)
+    journal = await open_journal(str(tmp_path / "journal.db"))
+    await journal.adopt(Adoption(tuple(events), HEAD))
+    await journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as connection:
+        rows = connection.execute("SELECT payload IS NULL, payload_digest FROM events").fetchall()
+    assert rows == [(0, None), (1, digest), (0, None), (0, None)]
 
 
 async def test_a_file_with_adopted_streams_verifies(tmp_path: Path) -> None:

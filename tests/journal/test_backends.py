@@ -345,6 +345,41 @@ async def test_an_append_claims_only_what_no_other_owner_holds(
     assert taken.lease.epoch == 3
 
 
+async def test_an_owner_may_hand_over_what_it_holds(journal: Journal) -> None:
+    started = await journal.append(start(claim=Claim("me", 30)))
+    handed = await journal.append(more(started, b"x", lease=started.lease, claim=Claim("you", 60)))
+    assert handed.lease == Lease("ex-1", "you", 2, journal.now() + 60_000_000)
+    assert handed.events[0].epoch == 2
+    with pytest.raises(StaleLease) as refused:
+        await journal.append(more(handed, b"y", claim=Claim("me", 30)))
+    assert (refused.value.epoch, refused.value.current_epoch) == (0, 2)
+
+
+async def test_nobody_holds_a_stream_that_nobody_has_claimed(journal: Journal) -> None:
+    await journal.append(start())
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert (head.owner, head.epoch, head.lease_until) == (None, 0, 0)
+    [(_, lease)] = await journal.claim(claim())
+    assert lease.epoch == 1
+    stranger = Lease("ex-9", "me", 1, 0)
+    assert journal.renew_blocking([stranger, lease], 5)[0].stream == "ex-1"
+    await journal.release(stranger)
+
+
+async def test_a_release_is_told_and_leaves_no_owner(journal: Journal) -> None:
+    started = await journal.append(start(claim=Claim("me", 30)))
+    assert started.lease is not None
+    hints: asyncio.Queue[int] = asyncio.Queue()
+    await asyncio.sleep(0.01)
+    journal.watch(None, lambda events: hints.put_nowait(len(events)))
+    await journal.release(started.lease)
+    assert await asyncio.wait_for(hints.get(), 10) == 0
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert (head.owner, head.epoch, head.lease_until) == (None, 1, 0)
+
+
 async def test_a_release_lets_others_claim_at_once(journal: Journal) -> None:
     started = await journal.append(start(claim=Claim("me", 30)))
     waiting = await journal.append(more(started, b"waits", lease=started.lease, release=True))
@@ -726,6 +761,15 @@ async def test_watchers_are_told_what_was_committed(journal: Journal) -> None:
     await journal.append(more(second, b"unheard"))
     await asyncio.sleep(0.05)
     assert len(told) == 3
+
+
+async def test_a_head_that_changes_alone_is_told(journal: Journal) -> None:
+    first = await journal.append(start())
+    hints: asyncio.Queue[int] = asyncio.Queue()
+    await asyncio.sleep(0.01)
+    journal.watch("ex-1", lambda events: hints.put_nowait(len(events)))
+    await journal.append(more(first, head=DONE))
+    assert await asyncio.wait_for(hints.get(), 10) == 0
 
 
 # A closed journal says so.

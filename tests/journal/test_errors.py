@@ -24,4 +24,10 @@ def test_errors_carry_their_facts() -> None:
     assert (stale.stream, stale.epoch, stale.current_epoch) == ("ex-1", 1, 2)
     damaged = errors.DamagedFile("journal.db", "it is torn")
     assert (damaged.location, damaged.stream, damaged.version) == ("journal.db", "", 0)
-    assert "it is torn" in str(damaged)
+    assert damaged.what == "it is torn"
+    assert str(damaged).startswith("the journal at journal.db is damaged: it is torn; restore it")
+    corrupt = errors.CorruptJournal("ex-1", 2, "the event is gone")
+    assert (corrupt.stream, corrupt.version, corrupt.what) == ("ex-1", 2, "the event is gone")
+    assert errors.BlobNotFound("ab").digest == "ab"
+    newer = errors.NewerSchema("journal.db", 9, 4)
+    assert (newer.location, newer.found, newer.supported) == ("journal.db", 9, 4)

@@ -119,6 +119,34 @@ def test_events_out_of_order_are_found() -> None:
     assert verify_stream([events[0], events[0], events[1]]) != []
 
 
+def test_what_is_gone_is_named_exactly() -> None:
+    events = chain(6)
+    (one,) = verify_stream([*events[:2], *events[3:]])
+    assert (one.version, one.kind, one.what) == (3, "missing", "the event is gone")
+    (more,) = verify_stream([events[0], *events[4:]])
+    assert (more.version, more.what) == (2, "the events 2 to 4 are gone")
+    first, *_ = verify_stream([events[0], events[0]])
+    assert (first.version, first.what) == (2, "events are out of order or there twice")
+    (begun,) = verify_stream(events[1:])
+    assert (begun.version, begun.what) == (1, "the event is gone")
+
+
+def test_an_event_that_follows_another_one_is_altered() -> None:
+    events = chain(2)
+    other = replace(events[1], previous_hash=bytes([1] * 32))
+    (found,) = verify_stream([events[0], replace(other, hash=hash_of(other) or b"")])
+    assert (found.version, found.kind) == (2, "altered")
+    assert found.what == "it does not follow the event before it"
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_digest_of_another_length_has_no_form(length: int) -> None:
+    (event,) = chain(1)
+    assert hash_of(replace(event, payload=b"", payload_digest=bytes(length))) is None
+    assert hash_of(replace(event, previous_hash=bytes(length))) is None
+    assert hash_of(event) == event.hash
+
+
 def test_a_cut_tail_is_found_up_to_where_the_head_was_written() -> None:
     events = chain(5)
     findings = verify_stream(events[:3], head=head_at(events[4]))

@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from journal import (
+    Adoption,
     Append,
     Claim,
     ClaimQuery,
@@ -13,8 +15,17 @@ from journal import (
     InvalidQuery,
     Lease,
     NewEvent,
+    RecordedEvent,
 )
-from journal.rules import category_of, check_append, check_claim_query, check_seconds
+from journal.hashing import hash_of
+from journal.records import GENESIS
+from journal.rules import (
+    category_of,
+    check_adoption,
+    check_append,
+    check_claim_query,
+    check_seconds,
+)
 
 HEAD = HeadChange("running", "order", None)
 EVENT = NewEvent("Happened", b"")
@@ -42,6 +53,9 @@ def test_anything_else_is_no_stream(stream: str) -> None:
         Append("ex-1", (NewEvent(b"Happened", b""),), 0, HEAD),  # type: ignore[arg-type]
         Append("ex-1", (NewEvent("Happened", b"", True),), 0, HEAD),
         Append("ex-1", (EVENT,), 0, HeadChange("s", "n", 2**63)),
+        Append("ex-1", (EVENT,), 0, HeadChange("s", "n", -(2**63) - 1)),
+        Append("ex-1", (EVENT,), 0, HeadChange("\ud800", "n", None)),
+        Append("ex-1", (EVENT,), 0, HeadChange("s", "\ud800", None)),
         Append("ex-1", (EVENT,), 0, HeadChange("s", "n", None, "\udfff")),
         Append("ex-1", (EVENT,), 0, HeadChange("s", "n", None, route="\udfff")),
         Append("ex-1", (EVENT,), 0, HeadChange("s", "n", None, None, "text")),  # type: ignore[arg-type]
@@ -57,6 +71,18 @@ def test_anything_else_is_no_stream(stream: str) -> None:
 def test_what_no_stream_could_accept_is_refused(append: Append) -> None:
     with pytest.raises(InvalidAppend):
         check_append(append)
+
+
+@pytest.mark.parametrize("number", [-(2**63), 0, 2**63 - 1])
+def test_every_number_of_64_bits_can_be_stored(number: int) -> None:
+    check_append(Append("ex-1", (NewEvent("A", b"", number),), 0, HeadChange("s", "n", number)))
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 1e12])
+def test_a_lease_may_be_of_no_time_and_very_long(seconds: float) -> None:
+    check_seconds(seconds)
+    check_append(Append("ex-1", (EVENT,), 0, HEAD, claim=Claim("me", seconds)))
+    check_claim_query(ClaimQuery(category="ex", names=None, claim=Claim("me", seconds)))
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e300])
@@ -86,3 +112,40 @@ def test_a_claim_asks_for_what_can_be_stored(place: str) -> None:
     )
     with pytest.raises(InvalidQuery):
         check_claim_query(query)
+
+
+def sound(stream: str = "ex-1") -> RecordedEvent:
+    return signed(RecordedEvent(stream, 1, 1, "Happened", 1, 7, 0, b"x", GENESIS, b""))
+
+
+def signed(event: RecordedEvent) -> RecordedEvent:
+    return replace(event, hash=hash_of(event) or b"")
+
+
+@pytest.mark.parametrize(
+    "adoption",
+    [
+        Adoption((), HEAD),
+        Adoption((sound("nohyphen"),), HEAD),
+        Adoption((sound(),), HeadChange("\ud800", "n", None)),
+        Adoption((sound(),), HeadChange("s", "n", 2**63)),
+        Adoption((sound(), sound("ex-2")), HEAD),
+        Adoption((signed(replace(sound(), schema=True)),), HEAD),
+        Adoption((signed(replace(sound(), recorded_at=True)),), HEAD),
+        Adoption((signed(replace(sound(), epoch=True)),), HEAD),
+        Adoption((replace(sound(), type="\ud800"),), HEAD),
+        Adoption((replace(sound(), payload=bytearray(b"x")),), HEAD),
+        Adoption((replace(sound(), payload_digest=GENESIS),), HEAD),
+        Adoption((replace(sound(), payload=b"y"),), HEAD),
+        Adoption((sound(),), HEAD, ("text",)),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_whole_and_sound_stream_is_not_adopted(adoption: Adoption) -> None:
+    check_adoption(Adoption((sound(),), HEAD, (b"blob",)))
+    with pytest.raises(InvalidAppend):
+        check_adoption(adoption)
+
+
+def test_a_damaged_chain_is_refused_with_its_place() -> None:
+    with pytest.raises(InvalidAppend, match="event 1 of 'ex-1' is altered"):
+        check_adoption(Adoption((replace(sound(), payload=b"y"),), HEAD))

@@ -36,7 +36,8 @@ SWAPS: dict[type[Any], type[Any]] = {
 }
 WORD = re.compile(r"[\w.:/-]+")
 """A text that the code compares or looks up, rather than one for people."""
-Functions = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+LONGEST = 120
+"""Characters of a piece of code in a mutant's name."""
 
 
 class Mutant(Struct, frozen=True):
@@ -82,10 +83,10 @@ def mutants_of(file: str) -> Iterator[Mutant]:
         for change in range(_changes(node)):
             changed = copy.deepcopy(node)
             _change(changed, change)
-            before, after = _text(node), _text(changed)
-            if before != after:
+            if ast.unparse(node) != ast.unparse(changed):
                 lines, function = place
-                mutant = Mutant(file, f"{before} -> {after}", number, change, lines, function)
+                what = _what(node, changed, change)
+                mutant = Mutant(file, what, number, change, lines, function)
                 times[mutant.name] += 1
                 yield replace(mutant, time=times[mutant.name])
 
@@ -150,8 +151,25 @@ def _lines(node: Any) -> tuple[int, int]:
     return node.lineno, max(node.lineno, first - 1)
 
 
+def _what(before: Any, after: ast.AST, change: int) -> str:
+    """The change in one short line."""
+    match before:
+        case ast.Call():
+            return f"{_text(before.func)}(...) without {_text(before.keywords[change])}"
+        case ast.ClassDef():
+            return f"class {before.name} without {_text(before.keywords[change])}"
+        case ast.If() | ast.While():
+            return f"if {_text(before.test)} -> if not {_text(before.test)}"
+        case ast.IfExp():
+            chosen = before.orelse if change else before.body
+            return f"{_text(before)} -> {_text(chosen)}"
+        case _:
+            return f"{_text(before)} -> {_text(after)}"
+
+
 def _text(node: ast.AST) -> str:
-    return " ".join(ast.unparse(node).split())[:160]
+    text = " ".join(ast.unparse(node).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _changes(node: ast.AST) -> int:

@@ -1,10 +1,11 @@
 """What became of a mutant, and how one process tells another."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 SURVIVED = "survived"
 NOTICED = "noticed"
@@ -35,11 +36,26 @@ class Reach(Struct, frozen=True):
     """File → line → the tests that run it; the test "" is the import."""
     forking: tuple[str, ...] = ()
     """Tests that run lines in a forked child, where nobody sees which."""
+    looking: tuple[str, ...] = ()
+    """Tests that look at what is made by the import."""
+    failed: tuple[str, ...] = ()
+    """Tests that fail on the code as it is: they say nothing."""
 
     def of(self, file: str, lines: tuple[int, int]) -> set[str]:
         """The tests that run any of these lines."""
         found = self.lines.get(file, {})
         return {test for line in range(lines[0], lines[1] + 1) for test in found.get(line, ())}
+
+    def quick_of(self, tests: Iterable[str], patience: float) -> list[str]:
+        """These, the quick ones first, as many as end within so many seconds."""
+        chosen: list[str] = []
+        left = patience
+        for test in sorted(tests, key=lambda test: self.tests.get(test, 0.0)):
+            left -= self.tests.get(test, 0.0)
+            if left < 0 and chosen:
+                break
+            chosen.append(test)
+        return chosen
 
     def of_file(self, file: str) -> set[str]:
         """The tests that run anything of a file."""
@@ -55,7 +71,8 @@ class Reach(Struct, frozen=True):
             file: {line: [*filter(stays, tests)] for line, tests in each.items()}
             for file, each in self.lines.items()
         }
-        return Reach({test: s for test, s in self.tests.items() if stays(test)}, lines)
+        tests = {test: seconds for test, seconds in self.tests.items() if stays(test)}
+        return replace(self, tests=tests, lines=lines)
 
 
 def tell(pipe: int, what: Struct) -> None:

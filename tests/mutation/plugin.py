@@ -35,6 +35,17 @@ LEAST_SECONDS = 20.0
 """A mutant's tests have this, and five times what they take on the code as it is."""
 
 
+class Limits(Struct, frozen=True):
+    """How much is done."""
+
+    jobs: int
+    """So many mutants at once."""
+    end: float
+    """No mutant is begun after this, on the monotonic clock."""
+    patience: float
+    """For each mutant, tests that take no longer than so many seconds together."""
+
+
 class Mapper:
     """Runs every test once, and tells which lines it ran; leaves out a test that fails."""
 
@@ -71,19 +82,23 @@ class Mapper:
             for file in data.measured_files()
         }
         passed = {test: s for test, s in self._seconds.items() if test not in self._failed}
-        tell(self._pipe, Reach(passed, lines))
+        tell(self._pipe, Reach(passed, lines, failed=tuple(sorted(self._failed))))
 
 
 class Trying:
     """Collects every test once, and then tries one mutant after the other, each in a fork."""
 
     def __init__(
-        self, mutants: Mapping[int, Mutant], reach: Reach, jobs: int, end: float, pipe: int
+        self,
+        mutants: Mapping[int, Mutant],
+        reach: Reach,
+        limits: Limits,
+        pipe: int,
     ) -> None:
         self._mutants = mutants
         self._reach = reach
-        self._jobs = jobs
-        self._end = end
+        self._limits = limits
+        self._patience = limits.patience
         self._pipe = pipe
         self._noticed: Counter[tuple[str, str, str]] = Counter()
 
@@ -119,19 +134,15 @@ class Trying:
             self._noticed[mutant.file, mutant.function, outcome.by] += 1
             tell(self._pipe, outcome)
 
-        in_forks(list(self._mutants), trying, limit, heard, self._jobs, self._end)
+        in_forks(list(self._mutants), trying, limit, heard, self._limits)
         return True
 
     def _tests_of(self, mutant: Mutant) -> list[str]:
         """Those first that have noticed something here before; then those that are quick."""
         tests = self._reach.of(mutant.file, mutant.lines) - {""} or self._reach.forking
-        return sorted(
-            tests,
-            key=lambda test: (
-                -self._noticed[mutant.file, mutant.function, test],
-                self._reach.tests.get(test, 0.0),
-            ),
-        )
+        quick = self._reach.quick_of(tests, self._patience)
+        noticed = self._noticed
+        return sorted(quick, key=lambda test: -noticed[mutant.file, mutant.function, test])
 
 
 class Selecting:
@@ -182,14 +193,13 @@ def in_forks(
     child_of: Callable[[int], Callable[[int], None]],
     limit: Callable[[int], float],
     heard: Callable[[Outcome], None],
-    jobs: int,
-    end: float,
+    limits: Limits,
 ) -> None:
     """Runs each mutant's tests in a process of its own, which nothing of outlives."""
     left = list(reversed(numbers))
     running: dict[int, _Running] = {}
     while left or running:
-        while left and len(running) < jobs and time.monotonic() < end:
+        while left and len(running) < limits.jobs and time.monotonic() < limits.end:
             number = left.pop()
             child = child_of(number)
             reading, writing = os.pipe()

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,11 +23,14 @@ class FileResult(Struct):
     commit: str
     """The one on which they were tried; of survivors that were tried again: the last one."""
     mutants: int
+    """Those that were tried."""
     noticed: int
     hung: int
     """Noticed by tests that did not end."""
     survivors: list[str]
     """Those that no test notices, explained or not."""
+    untried: int = 0
+    """Those for which there was no time."""
 
 
 def read_results() -> dict[str, FileResult]:
@@ -49,13 +52,17 @@ def known_survivors() -> dict[str, str]:
     return known
 
 
-def counted(tried: Mapping[Mutant, Outcome]) -> dict[str, FileResult]:
+def counted(mutants: Iterable[Mutant], tried: Mapping[Mutant, Outcome]) -> dict[str, FileResult]:
     """What came of those that were tried, by file."""
     asked = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     found: dict[str, FileResult] = {}
-    for mutant, outcome in tried.items():
+    for mutant in mutants:
         result = found.setdefault(mutant.file, FileResult(commit.strip(), 0, 0, 0, []))
+        outcome = tried.get(mutant)
+        if outcome is None:
+            result.untried += 1
+            continue
         result.mutants += 1
         result.noticed += outcome.ended == NOTICED
         result.hung += outcome.ended == HUNG
@@ -65,13 +72,14 @@ def counted(tried: Mapping[Mutant, Outcome]) -> dict[str, FileResult]:
 
 
 def tried_again(before: FileResult, again: FileResult) -> FileResult:
-    """The counts of a file of which only the survivors were tried again."""
+    """The counts of a file of which only the survivors were tried again, all of them."""
     return FileResult(
         again.commit,
         before.mutants,
         before.noticed + again.noticed,
         before.hung + again.hung,
         again.survivors,
+        before.untried,
     )
 
 
@@ -84,13 +92,13 @@ def write_results(results: Mapping[str, FileResult]) -> None:
 
 def report(results: Mapping[str, FileResult], known: Mapping[str, str]) -> str:
     """For people: how many of each file, and in all."""
-    columns = ("mutants", "noticed", "hung", "explained", "survived")
+    columns = ("mutants", "noticed", "hung", "explained", "survived", "untried")
     lines = ["".join(f"{column:>10}" for column in columns) + "  file"]
     total = Counter[str]()
     for file, result in results.items():
         explained = sum(name in known for name in result.survivors)
         left = len(result.survivors) - explained
-        counts = (result.mutants, result.noticed, result.hung, explained, left)
+        counts = (result.mutants, result.noticed, result.hung, explained, left, result.untried)
         total.update(dict(zip(columns, counts, strict=True)))
         lines.append("".join(f"{count:10}" for count in counts) + f"  {file}")
     lines.append("".join(f"{total[column]:10}" for column in columns) + "  in all")

@@ -118,3 +118,90 @@ def test_a_reader_in_the_way_delays_a_checkpoint_and_breaks_nothing(path: str) -
     taken.close()
     reader.close()
     writer.close()
+
+
+@pytest.fixture
+def counting(path: str, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
+    """A new journal's, where 1,000 bytes are due, a commit counts for 100, and each third looks."""
+    Path(path).touch()
+    monkeypatch.setattr(checkpoints, "DUE_BYTES", 1_000)
+    monkeypatch.setattr(checkpoints, "_BYTES_PER_COMMIT", 100)
+    monkeypatch.setattr(checkpoints, "_COMMITS_PER_LOOK", 3)
+    return Checkpoints(path)
+
+
+def test_a_checkpoint_is_due_when_so_much_was_written(counting: Checkpoints) -> None:
+    assert not counting.anything_written
+    counting.note_commit(0)
+    assert counting.anything_written
+    assert not counting.are_due
+    counting.note_commit(799)
+    assert not counting.are_due
+    other = Checkpoints(counting._path)
+    other.note_commit(900)
+    assert other.are_due
+
+
+def test_one_byte_is_something(counting: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "_BYTES_PER_COMMIT", 0)
+    counting.note_commit(1)
+    assert counting.anything_written
+
+
+def test_what_others_wrote_is_looked_for_now_and_then(counting: Checkpoints) -> None:
+    Path(counting._log).write_bytes(bytes(5_000))
+    for _ in range(2):
+        counting.note_commit(0)
+        assert not counting.are_due
+    counting.note_commit(0)
+    assert counting.are_due
+    Path(counting._log).unlink()
+
+
+def test_after_a_checkpoint_only_what_is_new_counts(counting: Checkpoints) -> None:
+    writer = connect_writer(counting._path)
+    writer.execute("CREATE TABLE notes (text)")
+    writer.executemany("INSERT INTO notes VALUES (?)", [("x" * 4_000,)] * 20)
+    assert Path(counting._log).stat().st_size > 50_000
+    counting.note_commit(5_000)
+    assert counting.are_due
+    assert counting.take(writer)
+    assert not counting.anything_written
+    # The log keeps its size: it is not counted again at every look.
+    for _ in range(6):
+        counting.note_commit(0)
+        assert not counting.are_due
+    counting.close()
+    writer.close()
+
+
+def test_one_that_fails_is_due_after_some_more_writing(counting: Checkpoints) -> None:
+    writer = connect_writer(counting._path)
+    counting.note_commit(50_000)
+    writer.execute("BEGIN")  # so that beginning again fails
+    with pytest.raises(sqlite3.OperationalError):
+        counting.take(writer)
+    writer.execute("ROLLBACK")
+    assert counting.anything_written
+    assert not counting.are_due
+    counting.note_commit(100)
+    assert not counting.are_due
+    counting.note_commit(0)
+    assert counting.are_due
+    connection = counting._connection
+    assert connection is not None
+    assert counting.take(writer)
+    assert counting._connection is connection
+    counting.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    counting.close()
+    assert counting.take(writer)
+    counting.close()
+    writer.close()
+
+
+def test_a_log_that_is_there_counts_and_one_that_is_not_does_not(path: str) -> None:
+    assert not Checkpoints(path).anything_written
+    Path(f"{path}-wal").write_bytes(b"x")
+    assert Checkpoints(path).anything_written

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -14,17 +16,20 @@ import pytest
 from msgspec.structs import replace
 
 from journal import (
+    Adoption,
     Append,
     Appended,
     Claim,
     ClaimQuery,
     CommitOutcomeUnknown,
     HeadChange,
+    HeadQuery,
     Journal,
     JournalClosed,
     JournalFull,
     JournalReadOnly,
     JournalUnavailable,
+    KeyQuery,
     NewEvent,
     RecordedEvent,
     WrongExpectedVersion,
@@ -33,6 +38,7 @@ from journal import (
 )
 from journal.backends.sqlite import committer as committing
 from journal.backends.sqlite import transaction as remembering
+from journal.backends.sqlite.checkpoints import Checkpoints
 from journal.backends.sqlite.connections import connect_writer
 from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.transaction import PreparedAppend, Transaction
@@ -150,6 +156,55 @@ async def test_without_watchers_nothing_is_looked_at(path: str) -> None:
     await journal.close()
 
 
+async def test_two_journals_may_begin_streams_and_keys_in_turn(path: str) -> None:
+    mine, theirs = await SqliteJournal.open(path), await SqliteJournal.open(path)
+    for number in range(6):
+        journal = (mine, theirs)[number % 2]
+        keyed = (NewEvent("Happened", b"x", key=number),)
+        appended = await journal.append(Append(f"ex-{number}", keyed, 0, RUNNING))
+        assert appended.events[0].position == number + 1
+        # Whoever has written the key, it was found before this stream was begun.
+        query = KeyQuery(tuple(range(6)), f"ex-{number}")
+        assert list(journal.find_blocking(query)) == list(range(number))
+    for journal in (mine, theirs):
+        heads = await journal.heads(HeadQuery(category="ex"))
+        assert [head.stream for head in heads] == [f"ex-{number}" for number in range(5, -1, -1)]
+        await journal.close()
+    with open_reader(path) as reader:
+        assert reader.verify() == []
+
+
+async def test_keys_are_indexed_once(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    connection = journal._committer._connection
+    assert connection is not None
+    seen: list[str] = []
+    connection.set_trace_callback(seen.append)
+
+    def indexing() -> list[str]:
+        found = re.findall(r"position > (\d+)", " ".join(seen))
+        seen.clear()
+        return found
+
+    def key(number: int, stream: str, version: int) -> Append:
+        keyed = (NewEvent("Happened", b"x", key=number),)
+        return Append(stream, keyed, version, RUNNING if version == 0 else None)
+
+    await journal.append(key(1, "ex-1", 0))
+    assert indexing() == []
+    await journal.append(append("ex-2"))
+    assert indexing() == ["0"]
+    await journal.append(append("ex-3"))
+    await journal.append(append("ex-4"))
+    assert indexing() == []
+    await journal.append(key(2, "ex-1", 1))
+    await journal.append(append("ex-5"))
+    assert indexing() == ["1"]
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT position FROM indexed").fetchone() == (5,)
+    await journal.close()
+
+
 async def test_heartbeats_do_not_make_the_journal_forget(path: str) -> None:
     journal = cast("SqliteJournal", await open_journal(path))
     started = await journal.append(append(claim=Claim("me", 30)))
@@ -230,6 +285,52 @@ async def test_a_commit_that_failed_but_is_there_succeeds(faulty: tuple[Journal,
     await asyncio.sleep(0.05)
     assert told == await journal.read_stream("ex-1")
     await journal.close()
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_a_failed_commit_is_made_final_by_one_of_its_own(
+    faulty: tuple[Journal, Break], fault: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there after all goes into the database file too: the log's fsync has failed."""
+    journal, break_ = faulty
+    taken: list[str] = []
+    take = Checkpoints.take
+
+    def taking(self: Checkpoints, writer: sqlite3.Connection) -> bool:
+        taken.append(fault)
+        return take(self, writer)
+
+    monkeypatch.setattr(Checkpoints, "take", taking)
+    break_(fault)
+    await asyncio.gather(journal.append(append()), return_exceptions=True)
+    assert taken == (["after"] if fault == "after" else [])
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT settled FROM settlements").fetchone() == (1,)
+    await journal.close()
+
+
+async def test_what_was_written_counts_for_the_next_checkpoint(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    noise = random.Random(1).randbytes(600)
+    prepared = PreparedAppend(append(payload=b"x" * 100, blobs=(noise, b"x" * 10_000)))
+    assert 700 < prepared.size < 1_000
+    before = journal._committer._checkpoints._written
+    await journal.append(append(payload=b"x" * 50_000))
+    assert 50_000 < journal._committer._checkpoints._written - before < 100_000
+    await journal.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "codec"),
+    [
+        (bytes(511), "plain"),
+        (bytes(512), "zlib"),
+        (random.Random(1).randbytes(2_000), "plain"),
+        (b"", "plain"),
+    ],
+)
+def test_a_blob_is_packed_where_it_is_worth_it(content: bytes, codec: str) -> None:
+    assert remembering._stored_blob(content)[1:3] == (codec, len(content))
 
 
 async def test_a_commit_that_failed_and_is_not_there_may_be_repeated(
@@ -317,6 +418,22 @@ async def test_a_claim_and_a_renewal_are_settled_too(
     await journal.close()
 
 
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_an_adoption_is_settled_too(faulty: tuple[Journal, Break], fault: str) -> None:
+    journal, break_ = faulty
+    source = await open_journal("memory://")
+    await source.append(append())
+    adoption = Adoption(tuple(await source.read_stream("ex-1")), RUNNING)
+    break_(fault)
+    if fault == "before":
+        with pytest.raises(JournalUnavailable):
+            await journal.adopt(adoption)
+    else:
+        assert len(await journal.adopt(adoption)) == 1
+    assert len(await journal.read_stream("ex-1")) == (fault == "after")
+    await journal.close()
+
+
 async def test_who_has_nothing_to_claim_needs_no_lock(path: str) -> None:
     journal = await open_journal(path)
     await journal.append(append("ex-1"))
@@ -328,6 +445,164 @@ async def test_who_has_nothing_to_claim_needs_no_lock(path: str) -> None:
         waiting = asyncio.ensure_future(journal.claim(query))
         other.execute("COMMIT")
     assert len(await waiting) == 1
+    await journal.close()
+
+
+# What fails before the commit was not done: it is told, and the next one opens anew.
+
+
+class Failing:
+    """A connection whose statements fail, in turn, with the given codes; 0: it works."""
+
+    def __init__(self, connection: sqlite3.Connection, faults: dict[str, list[int]]) -> None:
+        self._connection = connection
+        self._faults = faults
+
+    def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
+        self._fail(statement)
+        return self._connection.execute(statement, *parameters)
+
+    def executemany(self, statement: str, rows: Any) -> sqlite3.Cursor:
+        self._fail(statement)
+        return self._connection.executemany(statement, rows)
+
+    def _fail(self, statement: str) -> None:
+        code = next(self._codes(statement), 0)
+        if code:
+            error = sqlite3.OperationalError(f"made to fail with {code}")
+            error.sqlite_errorcode = code
+            raise error
+
+    def _codes(self, statement: str) -> Iterator[int]:
+        for beginning, codes in self._faults.items():
+            if codes and statement.strip().startswith(beginning):
+                yield codes.pop(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+Opened = list[sqlite3.Connection]
+
+
+@pytest.fixture
+async def failing(path: str) -> tuple[SqliteJournal, dict[str, list[int]], Opened]:
+    """A journal with one event, the faults of its statements, and its write connections."""
+    journal = await SqliteJournal.open(path)
+    faults: dict[str, list[int]] = {}
+    opened: Opened = []
+
+    def connect(path: str) -> sqlite3.Connection:
+        opened.append(connect_writer(path))
+        return cast("sqlite3.Connection", Failing(opened[-1], faults))
+
+    journal._committer._drop()
+    journal._committer._connect = connect
+    await journal.append(append())
+    return journal, faults, opened
+
+
+def is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.in_transaction  # noqa: B018 - asking is what fails
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "INSERT INTO events"])
+@pytest.mark.parametrize(
+    ("code", "error", "anew"),
+    [
+        (sqlite3.SQLITE_IOERR, JournalUnavailable, True),
+        (sqlite3.SQLITE_FULL, JournalFull, False),
+        (sqlite3.SQLITE_READONLY, JournalReadOnly, False),
+    ],
+)
+async def test_a_store_that_fails_before_the_commit_is_told_and_tried_anew(
+    failing: tuple[SqliteJournal, dict[str, list[int]], Opened],
+    statement: str,
+    code: int,
+    error: type[Exception],
+    anew: bool,
+) -> None:
+    journal, faults, opened = failing
+    faults[statement] = [code]
+    with pytest.raises(error, match=r"journal\.db"):
+        await journal.append(append("ex-1", 1))
+    assert await journal.read_stream("ex-1", after=1) == []
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    assert len(opened) == 1 + anew
+    assert [is_closed(connection) for connection in opened] == [True] * anew + [False]
+    faults[statement] = [code]
+    results = await asyncio.gather(
+        journal.append(append("ex-1", 2)), journal.append(append("ex-2")), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [error, error]
+    await journal.close()
+    assert all(map(is_closed, opened))
+
+
+async def test_a_connection_that_cannot_even_roll_back_is_given_up(
+    failing: tuple[SqliteJournal, dict[str, list[int]], Opened],
+) -> None:
+    journal, faults, opened = failing
+    faults["INSERT INTO events"] = [sqlite3.SQLITE_FULL]
+    faults["ROLLBACK"] = [sqlite3.SQLITE_IOERR]
+    with pytest.raises(JournalFull):
+        await journal.append(append("ex-1", 1))
+    assert is_closed(opened[0])
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    await journal.close()
+
+
+async def test_what_was_interrupted_between_two_statements_is_undone(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    await journal.append(append())
+    connection = journal._committer._connection
+    assert connection is not None
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE heads SET name = 'another'")
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert head.name == "order"
+    await journal.close()
+
+
+async def test_a_group_that_is_interrupted_is_told_and_the_next_one_goes_on(path: str) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    journal = await SqliteJournal.open(path)
+
+    def interrupt(transaction: Transaction) -> None:
+        raise Interrupted
+
+    async def interrupted() -> object:
+        return await journal._submit(Action(interrupt))
+
+    results = await asyncio.gather(journal.append(append()), interrupted(), return_exceptions=True)
+    assert [type(result) for result in results] == [Interrupted, Interrupted]
+    assert await journal.read_all() == []
+    assert (await journal.append(append())).version == 1
+    await journal.close()
+
+
+async def test_of_a_group_whose_works_are_tried_alone_each_is_told_what_came_of_it(
+    failing: tuple[SqliteJournal, dict[str, list[int]], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "BUSY_SECONDS", 0.0)
+    journal, faults, _ = failing
+    faults["INSERT INTO events"] = [sqlite3.SQLITE_TOOBIG]
+    busy = sqlite3.SQLITE_BUSY
+    faults["BEGIN IMMEDIATE"] = [0, 0, busy, busy]
+    results = await asyncio.gather(
+        *(journal.append(append(f"ex-{number}")) for number in (2, 3, 4)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [Appended, JournalUnavailable, Appended]
+    assert [event.stream for event in await journal.read_all()] == ["ex-1", "ex-2", "ex-4"]
     await journal.close()
 
 
@@ -512,6 +787,7 @@ async def test_what_its_owner_has_let_go_is_forgotten(path: str) -> None:
     await journal.append(append("ex-1", 1, lease=started.lease, release=True))
     await journal.append(append("ex-2", 1))
     assert set(journal._committer._ends.by_stream) == {"ex-2"}
+    assert journal._committer._ends.released == []
     assert (await journal.append(append("ex-1", 2))).version == 3
     await journal.close()
 

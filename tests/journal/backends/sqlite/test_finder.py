@@ -13,12 +13,14 @@ import pytest
 from journal import (
     Append,
     HeadChange,
+    JournalClosed,
     JournalUnavailable,
     KeyQuery,
     NewEvent,
     open_journal,
     open_reader,
 )
+from journal.backends.sqlite import finder as finding
 from journal.backends.sqlite.connections import MIGRATIONS, connect, connect_writer, prepare_file
 from journal.backends.sqlite.finder import Finder
 from journal.backends.sqlite.queries import BY_KEY, begun_at, event_at
@@ -104,6 +106,66 @@ async def test_what_another_process_has_written_is_found(journal_file: Path) -> 
     assert mine.find_blocking(query)[1].stream == "ex-1"
     await mine.close()
     await theirs.close()
+
+
+async def test_only_so_many_beginnings_are_remembered(
+    journal_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "_MOST_REMEMBERED", 2)
+    journal = await open_journal(str(journal_file))
+    for number in range(5):
+        await journal.append(first(f"ex-{number}", number))
+    finder = Finder(str(journal_file))
+    for _ in range(2):
+        for number in range(1, 5):
+            query = KeyQuery((number - 1, number), f"ex-{number}")
+            assert list(finder.find(query)) == [number - 1]
+            assert len(finder._begun) <= 2
+    finder.close()
+    await journal.close()
+
+
+async def test_a_look_up_asks_no_more_than_it_must(journal_file: Path) -> None:
+    journal = await open_journal(str(journal_file))
+    await journal.append(first("ex-1", 1))
+    await journal.append(first("ex-2", None))
+    finder = Finder(str(journal_file))
+    assert finder.find(KeyQuery((7,), "ex-2")) == {}
+    assert finder.find(KeyQuery((7,), "ex-9")) == {}
+    connection = finder._connection
+    assert connection is not None
+    seen: list[str] = []
+    connection.set_trace_callback(lambda statement: seen.append(statement.split()[0]))
+    query = KeyQuery((1,), "ex-2")
+    assert list(finder.find(query)) == [1]
+    # Where the stream begins is known: one question for the key, one for the event.
+    assert seen == ["SELECT", "SELECT"]
+    seen.clear()
+    assert finder.find_all([query, query]) == [finder.find(query)] * 2
+    assert seen == ["BEGIN", *["SELECT"] * 4, "ROLLBACK", *["SELECT"] * 2]
+    assert not connection.in_transaction
+    assert finder._connection is connection
+    finder.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    finder.close()
+    await journal.close()
+
+
+async def test_a_journal_that_is_closed_tells_whoever_has_asked(journal_file: Path) -> None:
+    journal = await open_journal(str(journal_file))
+    await journal.append(first("ex-1", 1))
+    told: list[object] = []
+    journal.find_soon(KeyQuery((1,), "ex-2"), lambda found, error: told.append(type(error)))
+    await journal.close()
+    assert told == [JournalClosed]
+
+
+def test_a_finder_that_is_closed_opens_nothing(journal_file: Path) -> None:
+    finder = Finder(str(journal_file))
+    finder.close()
+    with pytest.raises(JournalClosed, match="open it anew"):
+        finder.find(KeyQuery((1,), "ex-1"))
 
 
 def test_a_journal_from_before_there_were_keys_is_brought_up_to_date(journal_file: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from journal import CommitRefused, SqliteTransaction, StatementRefused, TransactionOver
 from journal.backends.sqlite import connections, guarded
+from journal.backends.sqlite.connections import connect
 
 
 @pytest.fixture
@@ -130,6 +131,41 @@ def test_a_constraint_at_the_commit_undoes_it(path: str, transaction: SqliteTran
         transaction.execute("SELECT 1")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO notes VALUES ('not locked')")
+
+
+def test_one_that_a_statement_rolls_back_is_over(path: str, transaction: SqliteTransaction) -> None:
+    transaction.execute("CREATE UNIQUE INDEX one ON notes (text)")
+    transaction.execute("INSERT INTO notes VALUES ('a')")
+    with pytest.raises(sqlite3.IntegrityError):
+        transaction.execute("INSERT OR ROLLBACK INTO notes VALUES ('a')")
+    assert not transaction.has_begun
+    with pytest.raises(TransactionOver, match="SQLite has rolled it back"):
+        transaction.execute("INSERT INTO notes VALUES ('b')")
+    assert notes(path) == []
+
+
+def test_one_that_cannot_begin_leaves_nothing_open(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def connecting(path: str, mode: str) -> sqlite3.Connection:
+        opened.append(connect(path, mode, timeout=0))
+        return opened[-1]
+
+    monkeypatch.setattr(guarded, "connect", connecting)
+    monkeypatch.setattr(guarded, "patiently", lambda action: action())
+    transaction = SqliteTransaction(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            transaction.execute("SELECT 1")
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+    assert not transaction.has_begun
+    transaction.execute("INSERT INTO notes VALUES ('a')")
+    transaction.commit()
+    assert notes(path) == ["a"]
 
 
 def test_it_waits_for_readers_before_it_commits(path: str, transaction: SqliteTransaction) -> None:

@@ -1,17 +1,35 @@
-"""Blobs as rows hold them, which may hold anything."""
+"""What is asked of the file, with which index, and rows that may hold anything."""
 
+import contextlib
 import hashlib
 import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from journal import CorruptJournal
-from journal.backends.sqlite.queries import _opened
+from journal import Claim, ClaimQuery, CorruptJournal, HeadQuery
+from journal.backends.sqlite.connections import connect_writer
+from journal.backends.sqlite.queries import (
+    Query,
+    _after_prefix,
+    _opened,
+    claimable,
+    event_at,
+    heads,
+    is_any_claimable,
+    raw_head,
+)
 
 CONTENT = b"some content " * 100
 KEY = hashlib.sha256(CONTENT).digest()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    (tmp_path / "journal.db").touch()
+    return str(tmp_path / "journal.db")
 
 
 @pytest.mark.parametrize(("codec", "data"), [("plain", CONTENT), ("zlib", zlib.compress(CONTENT))])
@@ -52,3 +70,73 @@ def test_a_few_bytes_that_stand_for_many_take_no_memory(size: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "after"),
+    [
+        ("ex-", "ex."),
+        ("a\ud7ff", "a\ue000"),  # what comes between the two is no text
+        ("a\U0010ffff", "b"),
+        ("\U0010ffff\U0010ffff", None),
+        ("", None),
+    ],
+)
+def test_the_first_text_after_all_with_a_prefix(prefix: str, after: str | None) -> None:
+    assert _after_prefix(prefix) == after
+    if after is not None:
+        assert (prefix + "\U0010ffff").encode() < after.encode()
+
+
+def ex(**asked: Any) -> HeadQuery:
+    return HeadQuery(category="ex", **asked)
+
+
+def claims(*routes: str, **asked: Any) -> ClaimQuery:
+    return ClaimQuery(category="ex", claim=Claim("me", 1), routes=routes, **asked)
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (heads(ex()), "heads_newest (category=?)"),
+        (heads(ex(states=["failed"])), "heads_by_state (category=? AND state=?)"),
+        (heads(ex(parent="ex-1")), "heads_by_parent (parent=?)"),
+        (heads(ex(route_prefix="stack:", claimable_at=1)), "heads_by_route (route>? AND route<?)"),
+        (heads(ex(route_prefix="stack:")), "heads_newest (category=?)"),
+        (heads(ex(claimable_at=1)), "heads_newest (category=?)"),
+        (heads(ex(stream_prefix="ex-")), "heads_newest (category=?)"),
+        (heads(ex(stream_prefix="ex-1")), "sqlite_autoindex_heads_1 (stream>? AND stream<?)"),
+        (claimable(claims("", names=["order"]), 1)[0], "heads_claimable (category=? AND name=? "),
+        (claimable(claims("r", names=["order"]), 1)[0], "heads_claimable (category=? AND name=? "),
+        (claimable(claims("r", names=None), 1)[0], "heads_by_route (route=? AND claimable_at<?)"),
+        (claimable(claims("", names=None), 1)[0], "heads_newest (category=?)"),
+    ],
+)
+def test_each_question_walks_the_narrowest_index(query: Query[Any], index: str, path: str) -> None:
+    with contextlib.closing(connect_writer(path)) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {query.statement}", query.parameters)
+        assert index in plan.fetchone()[3]
+
+
+def test_each_route_and_each_name_is_asked_for_once() -> None:
+    asked = claims("r", "", "r", names=["a", "b", "a"], limit=7)
+    assert [query.parameters[1:3] for query in claimable(asked, 1)] == [
+        ("a", "r"),
+        ("a", ""),
+        ("b", "r"),
+        ("b", ""),
+    ]
+    assert {query.parameters[-1] for query in claimable(asked, 1)} == {7}
+    assert {query.parameters[-1] for query in is_any_claimable(asked, 1)} == {1}
+    none = claims("r", names=None, limit=0)
+    assert [query.parameters[-1] for query in is_any_claimable(none, 1)] == [0]
+
+
+def test_what_is_gone_is_damage_and_named() -> None:
+    with pytest.raises(CorruptJournal, match="position 7") as gone:
+        event_at(7).meaning([])
+    assert gone.value.version == 0
+    with pytest.raises(CorruptJournal, match="an index leads to no head") as lost:
+        raw_head(7).meaning([])
+    assert lost.value.version == 0

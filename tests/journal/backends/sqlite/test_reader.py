@@ -22,6 +22,8 @@ from journal import (
     open_reader,
 )
 from journal.backends.sqlite import queries
+from journal.backends.sqlite import reader as reading
+from journal.backends.sqlite.connections import connect_reader
 
 RUNNING = HeadChange("running", "order", None)
 DONE = HeadChange("done", "order", None)
@@ -216,6 +218,52 @@ def test_an_index_that_leads_to_no_head_is_damage(path: str) -> None:
     with open_reader(path) as reader:
         [finding] = reader._stream_findings(99, "ex-99")
     assert (finding.stream, finding.kind) == ("ex-99", "unreadable")
+
+
+def test_one_stream_is_verified_by_itself(path: str) -> None:
+    damaged(path, change("UPDATE events SET payload = x'00' WHERE position = 3"))
+    with open_reader(path) as reader:
+        assert [finding.stream for finding in reader.verify("ex-1")] == ["ex-1"]
+        assert reader.verify("ex-2") == []
+        assert reader.verify("ex-9") == []
+        assert reader.verify() == reader.verify("ex-1")
+
+
+def test_events_without_a_head_and_gaps_are_findings_of_the_whole_journal(path: str) -> None:
+    damaged(
+        path,
+        change(
+            "PRAGMA foreign_keys = OFF; DELETE FROM heads WHERE stream = 'ex-2';"
+            "UPDATE events SET position = position + 5 WHERE position > 6"
+        ),
+    )
+    with open_reader(path) as reader:
+        found = [(it.stream, it.version, it.kind, it.what) for it in reader.verify()]
+    assert found == [
+        ("(number 2)", 1, "missing", "the head of these 3 events is gone"),
+        ("(unknown)", 0, "missing", "the events at the positions 7 to 11 are gone"),
+    ]
+
+
+def test_a_reader_that_is_left_or_cannot_be_made_leaves_nothing_open(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def connecting(path: str) -> sqlite3.Connection:
+        opened.append(connect_reader(path))
+        return opened[-1]
+
+    monkeypatch.setattr(reading, "connect_reader", connecting)
+    with open_reader(path) as reader:
+        assert reader.verify() == []
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(JournalUnavailable, match="is empty"):
+        open_reader(str(tmp_path / "empty.db"))
+    assert len(opened) == 2
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
 
 
 def test_a_missing_journal_is_named(tmp_path: Path) -> None:

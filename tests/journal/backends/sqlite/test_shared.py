@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,16 +14,21 @@ from journal import (
     Claim,
     HeadChange,
     Journal,
+    JournalClosed,
     JournalUnavailable,
     Lease,
     NewEvent,
     NoTransactions,
+    RecordedEvent,
     StaleLease,
     StoreTransaction,
     TransactionOver,
     WrongExpectedVersion,
     open_journal,
 )
+from journal.backends.sqlite import checkpoints, shared
+from journal.backends.sqlite.connections import connect
+from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.shared import OWN_TABLES
 
 HEAD = HeadChange("running", "flow", None)
@@ -81,6 +87,27 @@ async def test_both_are_there_or_neither(journal: Journal) -> None:
     assert (await journal.append(Append("a-1", EVENT, 2, lease=lease))).version == 3
 
 
+async def test_watchers_and_the_next_checkpoint_know_of_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begun(journal)
+    told: list[RecordedEvent] = []
+    journal.watch("a-1", told.extend)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a")
+    committer = cast("SqliteJournal", journal)._committer
+    before = committer._checkpoints._written
+    big = (NewEvent("happened", bytes(50_000)),)
+    # So that giving the lock back finds one due, and leaves it to the writer thread.
+    monkeypatch.setattr(checkpoints, "DUE_BYTES", before + 50_000)
+    appended = await asyncio.to_thread(hooks.transaction.append, Append("a-1", big, 1))
+    await asyncio.sleep(0)
+    while committer.is_busy:  # noqa: ASYNC110 - nobody is told of a checkpoint
+        await asyncio.sleep(0.001)
+    assert not committer._checkpoints.anything_written
+    assert told == list(appended.events)
+
+
 async def test_after_a_wrong_version_it_may_append_anew(journal: Journal) -> None:
     lease = await begun(journal)
     await journal.append(Append("a-1", EVENT, 1))
@@ -126,6 +153,39 @@ async def test_one_that_takes_too_long_is_rolled_back_for_the_others(journal: Jo
         await write(hooks.transaction, "b")
     assert hooks.calls == ["in", False]
     assert notes(journal) == []
+
+
+async def test_one_that_cannot_begin_gives_everything_back(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def connecting(path: str, mode: str) -> sqlite3.Connection:
+        opened.append(connect(path, mode, timeout=0))
+        return opened[-1]
+
+    monkeypatch.setattr(shared, "connect", connecting)
+    monkeypatch.setattr(shared, "patiently", lambda action: action())
+    hooks = Hooks(journal)
+    with closing(sqlite3.connect(journal.location, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await write(hooks.transaction, "a")
+    assert hooks.calls == ["in", False]
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].total_changes  # noqa: B018 - asking is what fails
+    assert (await journal.append(Append("b-1", EVENT, 0, head=HEAD))).version == 1
+
+
+async def test_on_a_closed_journal_none_begins(journal: Journal) -> None:
+    hooks = Hooks(journal)
+    await journal.close()
+    for _ in range(2):  # the second time it would wait for ever if the lock was kept
+        with pytest.raises(JournalClosed):
+            await write(hooks.transaction, "a")
+    assert hooks.calls == ["in", False] * 2
+    with pytest.raises(JournalClosed):
+        Hooks(journal)
 
 
 async def test_a_failed_commit_is_read_back(

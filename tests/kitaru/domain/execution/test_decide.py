@@ -562,6 +562,11 @@ def test_a_review_is_no_wait_that_an_answer_could_end() -> None:
         decide(given_(*IN_DOUBT), GiveInput("c#2", NULL))
 
 
+def test_beside_a_review_an_early_answer_is_kept() -> None:
+    given = (InputGiven(path="w", value=NULL),)
+    assert decide(given_(*IN_DOUBT), GiveInput("w", NULL)) == given
+
+
 def test_an_answer_to_a_wait_that_is_over_is_refused() -> None:
     with pytest.raises(KitaruStateError, match=r"has ended without .* no open wait any more\.$"):
         decide(given_(), GiveInput("w", NULL, ended=True))

@@ -6,12 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
+from msgspec.structs import replace
 
 from kitaru.domain.execution.events import (
     CancelRequested,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointResolved,
     CheckpointStarted,
+    CodeNotLoaded,
+    DeploymentReference,
     ExecutionCancelled,
     ExecutionCompleted,
     ExecutionDiverged,
@@ -22,16 +26,19 @@ from kitaru.domain.execution.events import (
     ExecutionReopened,
     ExecutionStarted,
     FlowAttemptFailed,
+    ForkedFrom,
     FrozenOptions,
     InputGiven,
+    ReviewRequested,
     SourceReference,
+    StackReference,
     TimerFired,
     WaitRequested,
 )
-from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
+from kitaru.domain.execution.state import ABSENT, ExecutionState, early_answer, evolve
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.executions import fold, head_of
-from kitaru.status import ExecutionStatus
+from kitaru.status import ExecutionStatus, FailureOrigin
 
 NULL = StoredValue(json=Raw(b"null"))
 STARTED = ExecutionStarted(
@@ -176,3 +183,123 @@ def test_an_execution_of_which_a_body_runs_is_due_and_runs_unless_it_asks(
     state = after(*before, progress)
     assert (state.status, state.due_at) == (status, due_at)
     assert state.waits == after(*before).waits
+
+
+def placed(stack: StackReference | None, deployment: DeploymentReference | None) -> ExecutionState:
+    options = FrozenOptions(stack=stack)
+    return fold(ABSENT, [replace(STARTED, options=options, deployment=deployment)])
+
+
+def test_an_execution_is_on_the_route_of_its_stack_or_else_of_its_version() -> None:
+    version = DeploymentReference("f", 1, "ab" * 32)
+    isolated, local = StackReference("iso", "process"), StackReference("here", "local")
+    assert placed(None, None).route == ""
+    assert placed(local, None).route == ""
+    assert placed(None, version).route == placed(local, version).route == "deployment:" + "ab" * 32
+    assert placed(isolated, None).route == placed(isolated, version).route == "stack:iso"
+
+
+def test_a_question_says_what_is_waited_for_until_the_last_is_answered() -> None:
+    review = ReviewRequested(path="c#2", name="c", attempt=1)
+    state = after(ASKS, review)
+    assert (state.status, state.reason) == (
+        ExecutionStatus.WAITING,
+        "needs review: c#2 was started and lost, and may run only once",
+    )
+    assert [wait.path for wait in state.questions] == ["w"]
+    resolved = evolve(state, CheckpointResolved(path="c#2", decision="run again"))
+    assert (resolved.status, resolved.reason) == (
+        ExecutionStatus.WAITING,
+        "waits for an input: w",
+    )
+    parked = evolve(resolved, ExecutionParked(due_at=9))
+    answered = evolve(parked, InputGiven(path="w", value=NULL))
+    assert (answered.status, answered.reason, answered.due_at) == (ExecutionStatus.RUNNING, "", 0)
+    assert (answered.waits, answered.early) == ((), ())
+
+
+def test_of_several_waits_that_are_parked_the_answer_of_one_makes_it_due() -> None:
+    parked = after(ASKS, WaitRequested(path="v", name="v"), ExecutionParked(due_at=None))
+    answered = evolve(parked, InputGiven(path="w", value=NULL))
+    assert (answered.status, answered.due_at, answered.reason) == (
+        ExecutionStatus.WAITING,
+        0,
+        "waits for an input: v",
+    )
+
+
+def test_a_wait_that_is_answered_while_its_execution_has_diverged_is_answered() -> None:
+    answered = after(ASKS, DIVERGED, InputGiven(path="w", value=NULL))
+    assert (answered.status, answered.reason) == (ExecutionStatus.DIVERGED, "the report")
+    assert answered.waits == ()
+
+
+@pytest.mark.parametrize("key", ["w", "task/w"])
+def test_an_early_answer_is_taken_once_by_its_id_or_else_its_name(key: str) -> None:
+    state = after(InputGiven(path=key, value=NULL), InputGiven(path="x", value=NULL))
+    assert state.early == (key, "x")
+    asked = evolve(state, WaitRequested(path="task/w", name="w"))
+    assert (asked.early, asked.waits, asked.status) == (("x",), (), ExecutionStatus.RUNNING)
+    again = evolve(asked, WaitRequested(path="task/w#2", name="w"))
+    assert (again.early, [wait.path for wait in again.waits]) == (("x",), ["task/w#2"])
+    assert early_answer(("w", "task/w"), "task/w", "w") == "task/w"
+
+
+def test_who_asks_has_been_loaded() -> None:
+    not_loaded = CodeNotLoaded(problem="p", failures=2, retry_at=9)
+    assert after(not_loaded, ASKS).load_failures == 0
+    assert after(not_loaded, ReviewRequested(path="c", name="c", attempt=1)).load_failures == 0
+
+
+def test_an_end_says_why_and_nothing_is_open_any_more() -> None:
+    failed = after(ASKS, ENDS[1])
+    assert (failed.waits, failed.reason, failed.error_type, failed.origin) == (
+        (),
+        "boom",
+        "ValueError",
+        FailureOrigin.USER_CODE,
+    )
+    cancelled = after(ASKS, ENDS[2])
+    assert (cancelled.waits, cancelled.reason) == ((), "enough")
+    attempt = FlowAttemptFailed(attempt=1, error=ERROR, retry_at=7)
+    tried = after(ASKS, attempt)
+    assert (tried.waits, tried.reason) == ((), "attempt 1 failed: boom")
+    early = InputGiven(path="x", value=NULL)
+    completed = after(attempt, early, ASKS, DIVERGED, ENDS[0])
+    assert (completed.waits, completed.early) == ((), ())
+    assert (completed.reason, completed.error_type, completed.origin) == ("", "", None)
+
+
+def test_a_cancel_request_says_why_it_is_cancelled() -> None:
+    assert after(CancelRequested(reason="enough")).reason == "enough"
+    assert after(CancelRequested()).reason == "cancelling"
+
+
+def test_a_divergence_has_its_report_and_its_origin() -> None:
+    state = after(DIVERGED)
+    assert (state.reason, state.origin) == ("the report", FailureOrigin.DIVERGENCE)
+
+
+def test_reopening_leaves_nothing_of_the_failure_and_keeps_open_questions_of_a_resumed_one() -> (
+    None
+):
+    before = (
+        CodeNotLoaded(problem="p", failures=2, retry_at=9),
+        ExecutionRecovered(previous_owner="o", recoveries=2),
+        FlowAttemptFailed(attempt=1, error=ERROR, retry_at=7),
+    )
+    retried = after(*before, ASKS, ENDS[1], ExecutionReopened(reason="retry"))
+    assert (retried.due_at, retried.load_failures, retried.recoveries) == (0, 0, 0)
+    assert (retried.error_type, retried.waits) == ("", ())
+    resumed = after(*before, ASKS, DIVERGED, ExecutionReopened(reason="resume"))
+    assert [wait.path for wait in resumed.waits] == ["w"]
+    loading = after(*before, ExecutionReopened(reason="load"))
+    assert (loading.load_failures, loading.recoveries, loading.due_at) == (0, 0, 0)
+    assert loading.attempt == 2
+    assert loading.reason == ""
+
+
+def test_a_fork_knows_its_source() -> None:
+    assert after().forked_from == ""
+    source = ForkedFrom(exec_id="x", version=3, anchor="c", started_at=5)
+    assert fold(ABSENT, [replace(STARTED, forked_from=source)]).forked_from == "x"

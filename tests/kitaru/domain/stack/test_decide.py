@@ -51,6 +51,8 @@ def test_only_a_stack_that_exists_can_be_deleted() -> None:
 def test_a_name_that_no_stack_can_have_is_refused(name: object) -> None:
     with pytest.raises(KitaruUsageError, match="cannot be the name of a stack"):
         checked_name(name)
+    with pytest.raises(KitaruUsageError, match="cannot be the name of a stack"):
+        decide(ABSENT, Create(replace(ISO, name=name)))
 
 
 @pytest.mark.parametrize("name", ["a", "A.b-c_d", "1", "a" * 100])

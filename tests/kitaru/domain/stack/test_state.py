@@ -10,7 +10,8 @@ def test_a_stack_is_what_it_was_last_created_as() -> None:
     state = evolve(ABSENT, first)
     assert (state.exists, state.type, state.labels) == (True, "local", {"a": "b"})
     state = evolve(state, StackDeleted())
-    assert (state.exists, state.type, state.labels, state.name) == (False, "", {}, "iso")
+    assert (state.exists, state.type, state.labels) == (False, "", {})
+    assert (state.name, state.stack_id) == ("iso", "stack_1")
     state = evolve(state, second)
     assert (state.exists, state.stack_id, state.type, state.labels) == (
         True,
