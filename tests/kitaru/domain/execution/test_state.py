@@ -35,7 +35,8 @@ from kitaru.domain.execution.events import (
     TimerFired,
     WaitRequested,
 )
-from kitaru.domain.execution.state import ABSENT, ExecutionState, early_answer, evolve
+from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
+from kitaru.domain.execution.wait_ids import early_answer
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.executions import fold, head_of
 from kitaru.status import ExecutionStatus, FailureOrigin
@@ -210,7 +211,7 @@ def test_a_question_says_what_is_waited_for_until_the_last_is_answered() -> None
     resolved = evolve(state, CheckpointResolved(path="c#2", decision="run again"))
     assert (resolved.status, resolved.reason) == (
         ExecutionStatus.WAITING,
-        "waits for an input: w",
+        "waits for an input: w#1",
     )
     parked = evolve(resolved, ExecutionParked(due_at=9))
     answered = evolve(parked, InputGiven(path="w", value=NULL))
@@ -224,7 +225,7 @@ def test_of_several_waits_that_are_parked_the_answer_of_one_makes_it_due() -> No
     assert (answered.status, answered.due_at, answered.reason) == (
         ExecutionStatus.WAITING,
         0,
-        "waits for an input: v",
+        "waits for an input: v#1",
     )
 
 
