@@ -167,13 +167,21 @@ def in_force() -> KitaruConfig:
     For callers that ask at every start of a flow. Raises what `resolve` raises.
     """
     global _remembered
-    key = (_configured, _working_directory(), *map(os.environ.get, _VARIABLES))
+    key = (_configured, _working_directory(), *_variables())
     now = time.monotonic()
     if _remembered is not None and _remembered[0] == key and now < _remembered[1]:
         return _remembered[2]
     config = resolve()
     _remembered = (key, now + REMEMBERED_SECONDS, config)
     return config
+
+
+def _variables() -> tuple[object, ...]:
+    """What decides in the environment, as it is kept: decoding it is most of what a start costs."""
+    kept = getattr(os.environ, "_data", None)
+    if kept is None:
+        return tuple(map(os.environ.get, _VARIABLES))
+    return tuple(map(kept.get, map(os.environ.encodekey, _VARIABLES)))
 
 
 def forget_files() -> None:

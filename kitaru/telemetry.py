@@ -126,6 +126,17 @@ class LogEvent(StrEnum):
         "delay_seconds",
         "error",
     )
+    CHECKPOINT_NEEDS_REVIEW = (
+        "checkpoint_needs_review",
+        "warning",
+        (
+            "An attempt of a checkpoint that may run only once was lost. Its execution waits until "
+            "somebody says what came of it: `kitaru executions resolve`."
+        ),
+        "exec_id",
+        "path",
+        "site",
+    )
     LEASE_LOST = (
         "lease_lost",
         "warning",

@@ -30,15 +30,25 @@ class Part(Struct, frozen=True):
 
 def parts(minutes: float, first_seed: int) -> list[Part]:
     """What is done, with what of the time that there is."""
-    simulated = round(minutes * 0.5)
+    simulated = round(minutes * 0.45)
     whole = minutes / WHOLE_MINUTES
-    kills, images = round(10_000 * whole), round(500_000 * whole)
+    kills, images, programs = (round(it * whole) for it in (10_000, 500_000, 10_000))
     return [
         Part(
             "simulator",
             "tests.simulation",
-            ["run", "--minutes", str(simulated), "--first-seed", str(first_seed)],
-            0.5,
+            # The programs on both backends are a part of their own.
+            [
+                *("run", "--minutes", str(simulated), "--first-seed", str(first_seed)),
+                *("--programs", "0"),
+            ],
+            0.45,
+        ),
+        Part(
+            "both backends",
+            "tests.simulation",
+            ["compare", "--programs", str(programs), "--first-seed", str(first_seed)],
+            0.05,
         ),
         Part("seeded bugs", "tests.seeded_bugs", ["--all"], 0.15),
         Part("engine modes", "tests.modes", [], 0.1),

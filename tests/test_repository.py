@@ -54,6 +54,7 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/stacks/port.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/process.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/operations/preflight.py": "tests/kitaru/engine/test_preflight.py",
+    "kitaru/operations/backend.py": "tests/kitaru/operations/test_executions.py",
     "kitaru/operations/waits.py": "tests/kitaru/sdk/test_wait.py",
     "kitaru/projections": "tests/kitaru/projections",
     "kitaru/sdk": "tests/test_seed.py",

@@ -6,13 +6,17 @@ LONGEST_ID = 500
 """Characters."""
 
 
-def checked_id(given: object, what: str) -> str:
+LONGEST_PATH = 5_000
+"""Characters: a call's path has its name in it, and the tasks around it."""
+
+
+def checked_id(given: object, what: str, longest: int = LONGEST_ID) -> str:
     """A name that a person gave, when it can be one. Raises KitaruUsageError."""
     if not isinstance(given, str) or not given.strip():
         raise KitaruUsageError(f"{what} must be a text that is not empty, not {_shown(given)}.")
-    if len(given) > LONGEST_ID:
+    if len(given) > longest:
         raise KitaruUsageError(
-            f"{what} must not be longer than {LONGEST_ID} characters; this has {len(given):,}."
+            f"{what} must not be longer than {longest:,} characters; this has {len(given):,}."
         )
     if not given.isprintable():
         raise KitaruUsageError(f"{what} must not hold control characters: {given!r}.")

@@ -63,7 +63,7 @@ from kitaru.engine.failures import describe
 from kitaru.engine.flow_loop import FlowLoop, FlowTask, explained
 from kitaru.engine.history import History, KeptReady, Outcome
 from kitaru.engine.isolated import IsolatedAttempt
-from kitaru.engine.once import review_of
+from kitaru.engine.once import review_of, tell_review
 from kitaru.engine.runner import (
     DRAW,
     Host,
@@ -141,16 +141,31 @@ class Attempt:
         self.number = call.attempt
 
     def __call__(self, task: "asyncio.Future[Any]") -> None:
-        """The attempt is done."""
-        self.runner.attempt_done(self.call, task)
+        """What ran the attempt is done."""
+        self.runner.task_done(self.call, task)
+
+    async def run(self, body: Callable[[], Any]) -> None:
+        """Runs the body of an async checkpoint, and tells of its end without another hop.
+
+        A task that raised SystemExit or KeyboardInterrupt would end the host's loop.
+        """
+        try:
+            result = await body()
+        except BaseException as error:
+            result = Raised(error)
+        # What the engine does next is not to happen in the context of the body.
+        self.runner.context.run(self.runner.attempt_done, self.call, result)
 
     def note_started(self) -> None:
         """Writes down that the attempt runs."""
         call = self.call
         task = call.running
-        if task is None or call.attempt != self.number or call.noted:
+        if not isinstance(task, asyncio.Future) or call.attempt != self.number:
             return
-        if isinstance(task, asyncio.Future) and not task.done():
+        if task.done():
+            # It was cancelled before it had begun: the body could not tell of its end.
+            self.runner.task_done(call, task)
+        elif not call.noted:
             call.noted = True
             self.runner.note_later(*call.started_event())
 
@@ -213,6 +228,8 @@ class AsyncRunner:
         self.execution = loaded.execution
         self.exec_id = loaded.execution.exec_id
         self.main_module = loaded.main_module
+        self.context = contextvars.copy_context()
+        """That of what is done for no body in particular."""
         self.seed = seed_of(loaded)
         self._isolates = isolates(loaded)
         self.history = History(loaded.facts)
@@ -233,8 +250,9 @@ class AsyncRunner:
         self._state_after = self.execution.state
         self._advancing = False
         self._holding = False
-        self._cancel_delivered = False
         self._new_pass_state()
+        self._is_fresh = True
+        """Whether nothing has happened yet in the pass."""
 
     def _new_pass_state(self) -> None:
         self.requested: dict[str, Call | Timer | Wait | None] = {}
@@ -279,7 +297,9 @@ class AsyncRunner:
     @guarded
     def begin(self) -> None:
         """Starts a pass of the body from its first line."""
-        self._new_pass_state()
+        if not self._is_fresh:
+            self._new_pass_state()
+        self._is_fresh = False
         # Not abstract: what it refuses is set from a list, which mypy does not see.
         self.loop = loop = FlowLoop(  # type: ignore[abstract]
             self, self._started_at, self.history.began_at
@@ -570,14 +590,17 @@ class AsyncRunner:
         Only when waiting would come to the same: nothing else of the body is ready to run, nobody
         has cancelled this task, and this very outcome is the next thing that the body is given.
         """
-        history, task = self.history, asyncio.current_task()
+        history = self.history
+        if not history.order and not self.kept_ready:
+            return None
         if self.divergence is not None or self.loop is None or self.loop.is_busy:
             return None
+        task = asyncio.current_task()
         if task is None or task.cancelling():
             return None
         if self.kept_ready:
             outcome = history.kept[call.path] if self.kept_ready[0] == call.path else None
-        elif history.order and history.order[0].event.path == call.path:
+        elif history.order[0].event.path == call.path:
             cancel_pending = history.cancelled_at is not None and not self._cancel_delivered
             outcome = None if cancel_pending else history.order[0]
         else:
@@ -636,7 +659,7 @@ class AsyncRunner:
         self.waits.pop(wait.path, None)
         if wait.expiry is not None:
             wait.expiry.cancel()
-        if wait.path in self.history.log:
+        if self.history.has_answer(wait.path, wait.terms.name):
             # Somebody has answered; the body is gone from there before it was given the answer.
             return
         if not self._stopped and not self._ending:
@@ -675,7 +698,7 @@ class AsyncRunner:
                 self._holding = True
                 self.host.loop.call_later(0.05, self._go_on)
             return
-        fired = self._fire_due()
+        fired = bool(self.timers) and self._fire_due()
         if not self._live:
             self._live = True
             left = self._left_wait()
@@ -829,7 +852,7 @@ class AsyncRunner:
         self._consider_suspending()
 
     def _reuse(self, call: Call, hit: Hit, blob: bytes | None) -> None:
-        call.attempt = self.history.attempts_of(call.path).last_attempt
+        call.attempt = self.history.last_attempt_of(call.path)
         reused = call.reused(hit, blob, self.host.codec)
         if reused is None:
             self._start_call(call)
@@ -838,7 +861,7 @@ class AsyncRunner:
 
     def _start_call(self, call: Call) -> None:
         tried = self.history.attempts_of(call.path)
-        call.attempt = tried.last_attempt
+        call.attempt = self.history.last_attempt_of(call.path)
         call.tried = tried.this_pass
         if call.definition.once and tried.in_doubt:
             self._request_review(call)
@@ -853,6 +876,7 @@ class AsyncRunner:
         if call.path not in self.history.reviews:
             event, blobs = review_of(call, call.attempt)
             self.execution.put(Outgoing(event, blobs, self._noted(event)))
+        tell_review(self.execution.exec_id, call)
 
     def _start_attempt_after(self, call: Call, wait_us: int) -> None:
         if call.abandoned:
@@ -893,26 +917,37 @@ class AsyncRunner:
         # A later attempt must not see what an earlier one has set.
         retried = call.definition.policy.max_attempts > 1
         context: contextvars.Context = call.context.copy() if retried else call.context
-        task: asyncio.Future[Any]
-        if call.definition.transaction is not None:
-            transacted = self._run_transacted(call, call.definition.transaction, context)
-            task = self.host.loop.create_task(transacted)
-        else:
-            task = self._run_body(call, context)
-        call.running = task
-        self.running[call.path] = call
         attempt = Attempt(self, call)
-        task.add_done_callback(attempt)
+        definition = call.definition
+        task: asyncio.Future[Any]
+        self.running[call.path] = call
+        if definition.asynchronous and not definition.isolated and definition.transaction is None:
+            body = self._body(call, context)
+            task = self.host.loop.create_task(attempt.run(body), context=context)
+            if task.done():
+                # The application's loop begins its tasks at once, and this one is over.
+                return
+        else:
+            if definition.transaction is None:
+                task = self._run_body(call, context)
+            else:
+                transacted = self._run_transacted(call, definition.transaction, context)
+                task = self.host.loop.create_task(transacted)
+            task.add_done_callback(attempt)
+        call.running = task
         self.host.watch_duration(attempt)
 
-    def _run_body(self, call: Call, context: contextvars.Context) -> "asyncio.Future[Any]":
+    def _body(self, call: Call, context: contextvars.Context) -> Callable[[], Any]:
         context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
+        return self.host.body_of(self.execution, call)
+
+    def _run_body(self, call: Call, context: contextvars.Context) -> "asyncio.Future[Any]":
+        body = self._body(call, context)
         if call.definition.isolated:
             if self._isolates:
                 attempt = IsolatedAttempt(call, self.host.codec, self)
                 return self.host.in_thread(lambda: context.run(self._run_isolated, attempt, call))
             tell_inline(call.definition, self.exec_id)
-        body = self.host.body_of(self.execution, call)
         if call.definition.asynchronous:
             return self.host.loop.create_task(_run_async(body), context=context)
         return self.host.in_thread(lambda: context.run(_run_sync, body))
@@ -927,15 +962,29 @@ class AsyncRunner:
         return delivery.value if delivery.error is None else Raised(delivery.error)
 
     @guarded
-    def attempt_done(self, call: Call, task: "asyncio.Future[Any]") -> None:
-        """An attempt has ended; on the host's loop."""
+    def task_done(self, call: Call, task: "asyncio.Future[Any]") -> None:
+        """What runs an attempt has ended, unless that was told already; on the host's loop."""
+        # Looked at, so that asyncio does not complain about an error that nobody needs.
+        error = None if task.cancelled() else task.exception()
+        if call.running is not task:
+            return
+        if error is not None and self._is_waited_for(call):
+            self._give_up(error)
+        elif task.cancelled() or error is not None:
+            self.attempt_done(call, Raised(error or asyncio.CancelledError()))
+        else:
+            self.attempt_done(call, task.result())
+
+    @guarded
+    def attempt_done(self, call: Call, result: Any) -> None:
+        """An attempt has ended, with what its body returned or with `Raised`; on the host's loop.
+
+        It is called in a context of the engine's own, and perhaps by the task that ran the body.
+        """
         call.running = None
         if not self._is_waited_for(call):
-            # Looked at, so that asyncio does not complain about an error that nobody needs.
-            _ = task.cancelled() or task.exception()
             self._end_transaction(call)
             return
-        result = Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
         if call.transaction is not None and type(result) is not Raised:
             self._start_committing(call, result)
             return
@@ -1086,6 +1135,8 @@ class AsyncRunner:
             call.running = None
         elif call.running is not None:
             call.running.cancel()
+            # One that is cancelled before it has begun cannot tell by itself.
+            call.running.add_done_callback(functools.partial(self.task_done, call))
 
     # recording
 

@@ -19,7 +19,7 @@ SHORTEST_VARIABLE = 3
 TIME = "looks like a time: use `kitaru.now()`, which gives the same in every pass"
 UUID = "looks like a UUID: use `kitaru.uuid4()`, which gives the same in every pass"
 RANDOM = "looks like a random number: use `kitaru.random()`, which gives the same in every pass"
-ORDER = "has the same items in another order, as a set gives them: sort them first"
+ORDER = "has the same items in another order: if a set or a listing gives them, sort them first"
 ADDRESS = "holds an object's address in memory: pass what the object holds instead"
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
@@ -38,8 +38,16 @@ def differences(before: Any, now: Any) -> tuple[ArgumentDifference, ...]:
     return tuple(found[:KEPT_DIFFERENCES])
 
 
+def are_equal(before: Any, now: Any) -> bool:
+    """Whether two calls' arguments differ at most in the order of a dict's keys."""
+    return msgspec.json.encode(before, order="sorted") == msgspec.json.encode(now, order="sorted")
+
+
 def _compare(path: str, before: Any, now: Any, found: list[ArgumentDifference]) -> None:
     if _is_plain(before) and _is_plain(now):
+        if list(before) != list(now) and are_equal(before, now):
+            found.append(_difference(path, before, now, ORDER))
+            return
         for key in [*before, *(key for key in now if key not in before)]:
             _compare(
                 f"{path}.{key}" if path else key,
@@ -77,7 +85,7 @@ def _same(before: Any, now: Any) -> bool:
     if before is UNSET or now is UNSET:
         return before is now
     # Not by ==, for which True is 1, also deep inside.
-    return msgspec.json.encode(before, order="sorted") == msgspec.json.encode(now, order="sorted")
+    return _encoded(before) == _encoded(now)
 
 
 def _tag(value: Any) -> str:

@@ -1,6 +1,9 @@
 """What a checkpoint's code means, with all of its project that it refers to."""
 
+import collections
+import contextlib
 import enum
+import fractions
 import functools
 import hashlib
 import importlib
@@ -8,12 +11,17 @@ import importlib.util
 import operator
 import os
 import re
+import string
 import sys
 import types
+import typing
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dis import get_instructions
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+import msgspec
 
 from kitaru.engine.codec import Codec, TypeScope
 from kitaru.errors import KitaruSerializationError
@@ -22,7 +30,11 @@ _codec = Codec()
 _ABSENT = object()
 _EMPTY_CELL = object()
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), type(...), range})
-_CONTAINERS = (dict, list, tuple, set, frozenset)
+_MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.ChainMap)
+_MAPPINGS += (types.MappingProxyType,)  # type: ignore[assignment]
+_CONTAINERS = frozenset({*_MAPPINGS, list, tuple, set, frozenset, collections.deque})
+_TOLD_BY_ATTRIBUTES = frozenset({types.SimpleNamespace, string.Template})
+_UNCHANGING = frozenset({tuple, frozenset})
 _WRITTEN_BY_PYTHON = frozenset(
     f"__{name}__"
     for name in (
@@ -35,6 +47,9 @@ _OF_THIS_PROCESS = re.compile(r" at 0x[0-9a-fA-F]+|\b(?:__main__|__mp_main__|kit
 """What a repr says that another process would say otherwise."""
 CHANGES_ALLOWED = 3
 """How often a constant may be changed in place before it counts as state."""
+LARGEST_OBJECTS = 2_000
+"""How many attributes and items of objects are looked at, for one function. Whatever comes behind
+them counts by its class: an object may reach all that a program has loaded."""
 
 
 class Fingerprint:
@@ -42,7 +57,9 @@ class Fingerprint:
 
     It covers the function's compiled code, its defaults and closure, the classes that its
     annotations reach, and the functions, classes and constants of the project that it names, and
-    what those name in turn. Of what is installed or belongs to Python only the name counts.
+    what those name in turn. Of what is installed or belongs to Python only the name counts. An
+    object of a class of the project counts with what it held when this process first looked at it:
+    what changes in it later is its state.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -67,7 +84,11 @@ class Fingerprint:
             if self._changes > CHANGES_ALLOWED:
                 return None
         walk = _Walk()
-        described = walk.describe(self._function)
+        try:
+            described = walk.describe(self._function)
+        except RecursionError:
+            # Data that is nested so deeply is no constant that anybody wrote down.
+            return None
         text = repr((sys.implementation.cache_tag, described, walk.found))
         self._digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         self._walk = walk
@@ -92,6 +113,9 @@ class _Walk:
         """Containers that can be changed, and what was in them."""
         self._changeable: list[tuple[Any, bytes]] = []
         """Other values that can be changed, and their bytes."""
+        self._look: _FirstLook | None = None
+        """At the object of the project that holds what is described."""
+        self._left = LARGEST_OBJECTS
 
     def names_hold(self) -> bool:
         """Whether every name still stands for the same thing."""
@@ -100,7 +124,7 @@ class _Walk:
         )
 
     def values_hold(self) -> bool:
-        """Whether nothing was changed in place."""
+        """Whether nothing was changed in place, but for what objects of the project hold."""
         for container, contents in self._contents:
             now = _contents(container)
             if len(now) != len(contents) or any(map(operator.is_not, now, contents)):
@@ -121,6 +145,10 @@ class _Walk:
             return ["module", value.__name__]
         if isinstance(value, re.Pattern):
             return ["pattern", repr(value.pattern), value.flags]
+        if type(value) in _TOLD_BY_REDUCTION:
+            return [_name_of(type(value)), *map(self.describe, value.__reduce__()[1:])]
+        if (origin := typing.get_origin(value)) is not None:
+            return ["alias", *map(self.describe, (origin, *typing.get_args(value)))]
         if isinstance(value, _NAMED_ONLY):
             return ["name", _name_of(value)]
         inner = _unwrapped(value)
@@ -129,37 +157,60 @@ class _Walk:
         return self._object(value)
 
     def _object(self, value: Any) -> Any:
-        """A value of the kinds that the journal keeps; of any other object the class alone."""
-        data = _encoded(value)
-        if data is None:
-            return ["object", self._class(type(value))]
-        if not isinstance(value, enum.Enum):
-            self._changeable.append((value, data))
-        return [self._class(type(value)), data]
+        """A value of the kinds that the journal keeps, or what an object of the project holds.
+
+        Of any other object the class alone.
+        """
+        cls = type(value)
+        look = self._look
+        data = _encoded(value) if look is None else look.read(value, _encoded)
+        if data is not None:
+            if look is None and not isinstance(value, enum.Enum):
+                self._changeable.append((value, data))
+            return [self._class(cls), data]
+        if cls in _TOLD_BY_ATTRIBUTES or _is_class_of_project(cls):
+            with self._looking(_first_look(value)):
+                return ["object", self._class(cls), self._items(value, _attributes)]
+        return ["object", self._class(cls)]
 
     def _container(self, value: Any) -> Any:
+        described = [type(value).__name__, self._items(value, _contents)]
+        if isinstance(value, collections.defaultdict):
+            described.append(self.describe(value.default_factory))
+        return described
+
+    def _items(self, value: Any, read: Callable[[Any], list[Any]]) -> Any:
         if id(value) in self._open:
-            return ["itself"]
-        self._open.add(id(value))
-        contents = _contents(value)
-        if not isinstance(value, tuple | frozenset):
-            self._contents.append((value, contents))
+            return "itself"
+        items = read(value) if self._look is None else self._look.read(value, read)
+        if self._look is not None:
+            if len(items) > self._left:
+                return "too much"
+            self._left -= len(items)
+        elif type(value) not in _UNCHANGING:
+            self._contents.append((value, items))
         if isinstance(value, set | frozenset):
             # In an order that is the same in every process.
-            contents = sorted(contents, key=lambda item: repr(_Walk().describe(item)))
-        described = [self.describe(item) for item in contents]
+            items = sorted(items, key=lambda item: repr(_Walk().describe(item)))
+        self._open.add(id(value))
+        described = [self.describe(item) for item in items]
         self._open.discard(id(value))
-        return [type(value).__name__, *described]
+        return described
+
+    @contextlib.contextmanager
+    def _looking(self, look: "_FirstLook | None") -> Iterator[None]:
+        before, self._look = self._look, look
+        yield
+        self._look = before
 
     def _function(self, function: FunctionType) -> Any:
         if not _is_of_project(function.__globals__):
-            inner = _wrapped_by(function)
-            return ["name", _name_of(function), *([] if inner is None else [self.describe(inner)])]
+            inner = [each for each in (_wrapped_by(function), _registered(function)) if each]
+            return ["name", _name_of(function), *map(self.describe, inner)]
         return ["function", self._described_once(function, self._function_facts)]
 
     def _class(self, cls: type) -> Any:
-        module = sys.modules.get(str(cls.__module__))
-        if module is not None and not _is_of_project(vars(module)):
+        if not _is_class_of_project(cls):
             return ["name", _name_of(cls)]
         return ["class", self._described_once(cls, self._class_facts)]
 
@@ -169,7 +220,8 @@ class _Walk:
             place = self._places[id(value)] = len(self.found)
             self._kept.append(value)
             self.found.append(None)
-            self.found[place] = list(facts(value))
+            with self._looking(None):
+                self.found[place] = list(facts(value))
         return place
 
     def _function_facts(self, function: FunctionType) -> Iterator[Any]:
@@ -212,13 +264,15 @@ class _Walk:
 
     def _class_facts(self, cls: type) -> Iterator[Any]:
         yield cls.__qualname__
-        yield [self._class(base) for base in cls.__bases__]
+        yield [self._class(base) for base in (type(cls), *cls.__bases__)]
         yield _annotations(cls)
+        yield [self.describe(value) for value in _defaults(cls)]
         for name, value in sorted(vars(cls).items()):
             if name in _WRITTEN_BY_PYTHON:
                 continue
             is_own = not (name.startswith("__") and name.endswith("__"))
-            if is_own or isinstance(value, FunctionType) or _unwrapped(value) is not None:
+            is_code = isinstance(value, FunctionType) or _unwrapped(value) is not None
+            if is_own or is_code or name == "__slots__" or type(value) in _PLAIN:
                 self._names.append((vars(cls), name, value))
                 yield [name, self.describe(value)]
 
@@ -306,11 +360,25 @@ _NAMED_ONLY = (
 )
 
 
+_TOLD_BY_REDUCTION = frozenset(
+    {
+        fractions.Fraction,
+        operator.attrgetter,
+        operator.itemgetter,
+        operator.methodcaller,
+        slice,
+    }
+)
+"""Types of Python's own whose values say all about themselves when they are to be copied."""
+
+
 def _unwrapped(value: Any) -> list[Any] | None:
     """The parts of what stands in front of a function; None for anything else."""
     match value:
-        case functools.partial():
+        case functools.partial() | functools.partialmethod():
             return [value.func, value.args, value.keywords]
+        case functools.singledispatchmethod():
+            return [value.dispatcher]
         case MethodType():
             return [value.__func__, value.__self__]
         case staticmethod() | classmethod():
@@ -334,10 +402,95 @@ def _wrapped_by(value: Any) -> FunctionType | None:
     return inner if isinstance(inner, FunctionType) else None
 
 
+def _registered(function: FunctionType) -> Mapping[type, Any] | None:
+    """The implementations of a function that `functools.singledispatch` has made, by type."""
+    registry = vars(function).get("registry")
+    is_one = function.__module__ == "functools" or hasattr(function, "dispatch")
+    return registry if is_one and isinstance(registry, types.MappingProxyType) else None
+
+
+class _FirstLook:
+    """What an object of the project, and the containers and values in it, held at first."""
+
+    def __init__(self, owner: object) -> None:
+        id_ = id(owner)
+        self._owner: Callable[[], object]
+        try:
+            self._owner = weakref.ref(owner, lambda _: _first_looks.pop(id_, None))
+        except TypeError:  # of a class with slots
+            self._owner = lambda: owner
+        self._held: dict[tuple[int, object], tuple[Any, Any]] = {}
+
+    def is_at(self, owner: object) -> bool:
+        """Whether the object that had this id then is the one that has it now."""
+        return self._owner() is owner
+
+    def read(self, value: Any, read: Callable[[Any], Any]) -> Any:
+        """What was read of the object or of something in it when that was first looked at."""
+        key = (id(value), read)
+        if key not in self._held:
+            # An id is good while its object lives; but the owner, kept by itself, would never go.
+            kept = None if value is self._owner() else value
+            self._held[key] = (kept, read(value))
+        return self._held[key][1]
+
+
+_first_looks: dict[int, _FirstLook] = {}
+"""By the ids of the objects; for all checkpoints, so that what the first one changes in an object
+that they share does not count for the next."""
+
+
+def _first_look(value: object) -> _FirstLook:
+    look = _first_looks.get(id(value))
+    if look is None or not look.is_at(value):
+        look = _first_looks[id(value)] = _FirstLook(value)
+    return look
+
+
+def _attributes(value: object) -> list[Any]:
+    """An object's attributes by name, read without asking the object."""
+    try:
+        held = dict(object.__getattribute__(value, "__dict__"))
+    except AttributeError:
+        held = {}
+    for cls in type(value).__mro__:
+        for name, slot in vars(cls).items():
+            if isinstance(slot, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):  # not assigned
+                    held[name] = slot.__get__(value)
+    return [each for name in sorted(held, key=str) for each in (name, held[name])]
+
+
 def _contents(container: Any) -> list[Any]:
-    if isinstance(container, dict):
+    if isinstance(container, _MAPPINGS):
         return [*container.keys(), *container.values()]
     return list(container)
+
+
+def _defaults(cls: type) -> list[Any]:
+    """What a class of msgspec's or pydantic's says of its fields, which no attribute of it does."""
+    if issubclass(cls, msgspec.Struct):
+        config = cls.__struct_config__
+        flags = [getattr(config, name) for name in sorted(dir(config)) if name[0] != "_"]
+        defaults = [_told_default(default) for default in cls.__struct_defaults__]
+        return [cls.__struct_encode_fields__, defaults, flags]
+    fields = vars(cls).get("__pydantic_fields__")
+    if not isinstance(fields, dict):
+        return []
+    # Annotations are compared as those of the class.
+    return [
+        [name, *(getattr(field, key, None) for key in _said_of_a_field(type(field)))]
+        for name, field in fields.items()
+    ]
+
+
+def _said_of_a_field(cls: type) -> list[str]:
+    return [key for key in cls.__slots__ if key[0] != "_" and key != "annotation"]  # type: ignore[attr-defined]
+
+
+def _told_default(default: Any) -> Any:
+    is_factory = type(default).__module__.partition(".")[0] == "msgspec"
+    return ["factory", default.factory] if is_factory and hasattr(default, "factory") else default
 
 
 def _encoded(value: Any) -> bytes | None:
@@ -360,6 +513,11 @@ def _annotations(cls: type) -> list[list[str]]:
 def _name_of(value: Any) -> str:
     module = getattr(value, "__module__", None) or ""
     return f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+def _is_class_of_project(cls: type) -> bool:
+    module = sys.modules.get(str(cls.__module__))
+    return module is None or _is_of_project(vars(module))
 
 
 def _is_of_project(namespace: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from kitaru.domain.execution.events import (
     TimerStarted,
     WaitRequested,
 )
+from kitaru.domain.execution.wait_ids import wait_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.history import History, Outcome, OutcomeEvent, RecordedFact
 from kitaru.engine.upcasts import offered_event
@@ -116,7 +117,7 @@ class Past:
         Raises KitaruUsageError that lists what there is.
         """
         calls = [call for call in self.calls.values() if kind in (None, call.kind)]
-        exact = self.calls.get(selector)
+        exact = self.calls.get(selector) or self._wait_of(selector)
         if exact is not None and exact in calls:
             return exact
         named = [call for call in calls if call.name == selector]
@@ -130,6 +131,17 @@ class Past:
             )
         raise KitaruUsageError(
             f"Execution {self.exec_id} has come to no {what} {selector!r}. {self._there(calls)}"
+            f"{_meant(selector, calls)}"
+        )
+
+    def _wait_of(self, selector: str) -> PastCall | None:
+        return next(
+            (
+                call
+                for call in self.calls.values()
+                if call.kind == WAIT and wait_id(call.path, call.name) == selector
+            ),
+            None,
         )
 
     def _there(self, calls: Sequence[PastCall]) -> str:
@@ -202,6 +214,14 @@ class Past:
             return last + 1, offer
         version, recorded_at = call.outcome.version, call.outcome.recorded_at
         return version, _offered(self.exec_id, version, recorded_at, event, overridden=True)
+
+
+def _meant(selector: str, calls: Sequence[PastCall]) -> str:
+    # An override says the kind, too: whoever writes both may mix them up.
+    close = [call.path for call in calls if selector == call.key]
+    close += [call.path for call in calls if selector == f"{call.kind}.{call.name}"]
+    close = close or difflib.get_close_matches(selector, [call.path for call in calls], 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _version(numbered: tuple[int, EventOffered]) -> int:

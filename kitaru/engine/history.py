@@ -30,7 +30,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
-from kitaru.domain.execution.state import early_answer
+from kitaru.domain.execution.wait_ids import early_answer
 from kitaru.engine.upcasts import offered_event
 
 RecordedFact = tuple[int, int, ExecutionEvent]
@@ -82,7 +82,7 @@ class Tried(Struct):
     """What is known of a call's attempts."""
 
     last_attempt: int = 0
-    """The number of the last attempt, over all flow attempts."""
+    """The number of the last attempt that did not complete, over all flow attempts."""
     this_pass: int = 0
     """Failed attempts in the current flow attempt: what the retry policy counts."""
     retry_at: int | None = None
@@ -229,6 +229,10 @@ class History:
         after = [each.event.path for each in self.order if each.version > answer.version]
         return any(path not in requested for path in (*after, *self.waits, *self.timers))
 
+    def has_answer(self, path: str, name: str) -> bool:
+        """Whether a wait has its outcome, or has it as soon as it is recorded that it is asked."""
+        return path in self.log or early_answer(self.early, path, name) is not None
+
     def is_logged(self, entry: str, metadata: bytes) -> bool:
         """Whether a `log()` of the body's is recorded: a later flow attempt's, with what it says.
 
@@ -292,6 +296,16 @@ class History:
             return
         self.log[path] = outcome
         self.order.append(outcome)
+
+    def last_attempt_of(self, path: str) -> int:
+        """The number of the last attempt of a path, over all flow attempts; 0: there was none.
+
+        One that completed is among them: the body may call the path again with other arguments.
+        """
+        kept = self.kept.get(path)
+        event = None if kept is None or kept.is_offered else kept.event
+        completed = event.attempt if isinstance(event, CheckpointCompleted) else 0
+        return max(completed, self.attempts_of(path).last_attempt)
 
     def _reject(self, event: InputRejected) -> None:
         rejected = self.log.pop(event.path, None)

@@ -10,6 +10,7 @@ from kitaru.engine.calls import Call
 from kitaru.engine.schema import schema_of
 from kitaru.engine.values import Blobs, kept_arguments
 from kitaru.errors import KitaruUsageError
+from kitaru.telemetry import LogEvent, report
 
 
 def review_of(call: Call, attempt: int) -> tuple[ReviewRequested, Blobs]:
@@ -25,6 +26,11 @@ def review_of(call: Call, attempt: int) -> tuple[ReviewRequested, Blobs]:
         schema=_schema(call.definition.result_hint),
     )
     return event, blobs
+
+
+def tell_review(exec_id: str, call: Call) -> None:
+    """Says in the log what somebody has to do, or the execution goes no further."""
+    report(LogEvent.CHECKPOINT_NEEDS_REVIEW, exec_id=exec_id, path=call.path, site=call.site or "")
 
 
 def _schema(hint: Any) -> Raw:

@@ -60,7 +60,7 @@ from kitaru.engine.executions import Foreign, Outgoing, ThreadedExecution
 from kitaru.engine.failures import describe
 from kitaru.engine.history import History, Outcome
 from kitaru.engine.isolated import IsolatedAttempt
-from kitaru.engine.once import review_of
+from kitaru.engine.once import review_of, tell_review
 from kitaru.engine.runner import (
     DRAW,
     Host,
@@ -893,7 +893,7 @@ class SyncRunner:
     ) -> Outcome:
         """Tries the call until it has an outcome, which is durable then."""
         tried = self.history.attempts_of(call.path)
-        call.attempt, call.tried = tried.last_attempt, tried.this_pass
+        call.attempt, call.tried = self.history.last_attempt_of(call.path), tried.this_pass
         if self._is_in_doubt(call):
             reviewed = self._reviewed(call)
             if reviewed is not None:
@@ -1092,6 +1092,7 @@ class SyncRunner:
         if call.path not in self.history.reviews:
             self._put_noted(*review_of(call, self.history.attempts_of(call.path).last_attempt))
             self._flush()
+        tell_review(self.execution.exec_id, call)
 
     def _reviewed(self, call: Call) -> Outcome | None:
         """Blocks the body until somebody has reviewed the call; None: it is to run again."""

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -61,7 +61,7 @@ _IS_THERE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 class Database(Struct, frozen=True):
     """Where a checkpoint writes."""
 
-    locate: Callable[[], str | os.PathLike[str]] | None = None
+    locate: Callable[[], "str | os.PathLike[str] | Literal[True]"] | None = None
     """Says it for every attempt; None: the journal's own database."""
 
     def path(self) -> str | None:
@@ -74,7 +74,7 @@ class Database(Struct, frozen=True):
             raise KitaruUsageError(
                 f"The function that a checkpoint's transaction= is raised {error!r}."
             ) from error
-        return path_of(location)
+        return None if location is True else path_of(location)
 
 
 def path_of(location: object) -> str:
@@ -88,7 +88,7 @@ def path_of(location: object) -> str:
     if not isinstance(location, str) or not location.strip() or "\0" in location:
         raise KitaruUsageError(
             "A checkpoint's transaction= must be True, the absolute path of a SQLite database, or "
-            f"a function that returns one, not {type(location).__name__}."
+            f"a function that returns one of these, and not {_shown(location)}."
         )
     scheme, separator, rest = location.partition("://")
     if separator and scheme != "sqlite":
@@ -102,6 +102,10 @@ def path_of(location: object) -> str:
             "goes on after a crash may have another working directory, and would write elsewhere."
         )
     return path
+
+
+def _shown(location: object) -> str:
+    return repr(location) if isinstance(location, str | None) else f"a {type(location).__name__}"
 
 
 class Found(Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Raw
 
 from kitaru.domain.execution.events import InputGiven, WaitAborted, WaitExpired, WaitRequested
+from kitaru.domain.execution.wait_ids import ORDINAL, wait_id
 from kitaru.domain.ids import checked_id
 from kitaru.domain.values import NO_JSON
 from kitaru.engine.calls import Delivery
@@ -60,7 +61,7 @@ class WaitTerms:
         default: Any,
     ) -> None:
         """Raises KitaruUsageError for terms that make no sense."""
-        self.name = "wait" if name is None else checked_id(name, "A wait's name")
+        self.name = "wait" if name is None else _checked_name(name)
         if question is not None and not isinstance(question, str):
             raise KitaruUsageError(f"wait(question={question!r}): a text is needed.")
         self.question = question or ""
@@ -147,6 +148,15 @@ class Wait:
             return converted(value, self.terms.hint, self.path)
         except KitaruUsageError as problem:
             raise KitaruWaitValidationError(str(problem)) from problem
+
+
+def _checked_name(name: str) -> str:
+    if ORDINAL in checked_id(name, "A wait's name"):
+        raise KitaruUsageError(
+            f"wait(name={name!r}): a name must not hold {ORDINAL!r}, which stands in the ids of "
+            f"waits ({wait_id('approve', 'approve')!r}). Write it another way."
+        )
+    return name
 
 
 def _seconds(value: object, name: str) -> float:

@@ -56,7 +56,7 @@ from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.definitions import FlowDefinition
-from kitaru.engine.differences import difference_lines
+from kitaru.engine.differences import are_equal, difference_lines
 from kitaru.engine.executions import (
     CATEGORY,
     Outgoing,
@@ -84,6 +84,7 @@ from kitaru.errors import (
     KitaruUsageError,
     KitaruUserCodeError,
 )
+from kitaru.operations.backend import backend_errors
 from kitaru.status import ExecutionStatus, FailureOrigin
 from kitaru.telemetry import LogEvent, report
 
@@ -263,10 +264,12 @@ async def _conflict(
 ) -> str:
     """How a start differs from the first one under its key; empty: not at all."""
     if first.arguments_digest != event.arguments_digest:
-        before = await _whole(runtime, first.arguments, ())
-        now = await _whole(runtime, event.arguments, blobs)
-        found = difference_lines(msgspec.json.decode(before), msgspec.json.decode(now))
-        return "\n  ".join(["with other arguments:", *found])
+        before: Any = await _whole(runtime, first.arguments, ())
+        now: Any = await _whole(runtime, event.arguments, blobs)
+        before, now = msgspec.json.decode(before), msgspec.json.decode(now)
+        # Whoever asks again may have it from where dicts have no order.
+        if not are_equal(before, now):
+            return "\n  ".join(["with other arguments:", *difference_lines(before, now)])
     before_fork, now_fork = first.forked_from, event.forked_from
     if before_fork is None or now_fork is None:
         if before_fork is now_fork:
@@ -472,26 +475,31 @@ async def force_cancel(runtime: Runtime, exec_id: str) -> None:
     await cancel(runtime, exec_id)
     if await status_of(runtime, exec_id) is ExecutionStatus.CANCELLED:
         return
-    claimed = await runtime.journal.claim(
-        ClaimQuery(
-            category=CATEGORY,
-            names=(),
-            claim=runtime.worker.claim,
-            limit=1,
-            stream=stream_of(exec_id),
-        )
+    query = ClaimQuery(
+        category=CATEGORY,
+        names=(),
+        claim=runtime.worker.claim,
+        limit=1,
+        stream=stream_of(exec_id),
     )
+    with backend_errors():
+        claimed = await runtime.journal.claim(query)
     if not claimed:
         raise KitaruStateError(
             f"Execution {exec_id} is being run by {(await _head(runtime, exec_id)).owner}, which "
             "will cancel it. Stop that process first to cancel it by force."
         )
     _, lease = claimed[0]
-    try:
-        await _confirm_cancel(runtime, exec_id, lease)
-    except BaseException:
-        await runtime.journal.release(lease)
-        raise
+    with backend_errors():
+        try:
+            await _confirm_cancel(runtime, exec_id, lease)
+        except StaleLease as error:
+            raise KitaruStateError(
+                f"Execution {exec_id} was taken over by another process, which will cancel it."
+            ) from error
+        except BaseException:
+            await runtime.journal.release(lease)
+            raise
 
 
 async def _confirm_cancel(runtime: Runtime, exec_id: str, lease: Lease) -> None:
@@ -580,7 +588,9 @@ async def resume(runtime: Runtime, exec_id: str) -> None:
         if status is not ExecutionStatus.DIVERGED:
             await _resume_elsewhere(runtime, exec_id, head)
         return
-    if not await runtime.worker.take_over(exec_id):
+    with backend_errors():
+        is_taken = await runtime.worker.take_over(exec_id)
+    if not is_taken:
         owner = (await _head(runtime, exec_id)).owner
         if owner in (None, runtime.worker.owner):
             # This process has taken it just now, or it has ended just now.
@@ -685,10 +695,8 @@ async def find_id(runtime: Runtime, exec_id: str) -> str:
     """
     wanted = checked_id(exec_id, "An execution id")
     query = HeadQuery(category=CATEGORY, stream_prefix=stream_of(wanted), limit=5)
-    try:
+    with backend_errors():
         heads = await runtime.journal.heads(query)
-    except JournalError as error:
-        raise KitaruBackendError(str(error)) from error
     found = [head.stream.removeprefix(f"{CATEGORY}-") for head in heads]
     if wanted in found:
         return wanted

@@ -43,9 +43,12 @@ async def give_result(runtime: Runtime, exec_id: str, call: str, result: Any) ->
 async def give_failure(runtime: Runtime, exec_id: str, call: str, message: str) -> None:
     """The lost attempt has come to nothing: the flow's body is given KitaruRuntimeError there.
 
-    Raises KitaruStateError when the call needs no review.
+    Raises KitaruUsageError for a message that is none, and KitaruStateError when the call needs no
+    review.
     """
     checked_id(call, "A call's path")
+    if not isinstance(message, str) or not message.strip():
+        raise KitaruUsageError(f"What has failed must be said in a text, not by {message!r}.")
     error = ErrorData(
         type="kitaru.errors.KitaruRuntimeError",
         module="kitaru.errors",

@@ -17,8 +17,9 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
-from kitaru.domain.execution.state import ABSENT, early_answer
-from kitaru.domain.ids import checked_id
+from kitaru.domain.execution.state import ABSENT
+from kitaru.domain.execution.wait_ids import early_answer, meant
+from kitaru.domain.ids import LONGEST_PATH, checked_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import fold
@@ -38,7 +39,7 @@ async def give_input(runtime: Runtime, exec_id: str, wait: str, value: Any) -> N
     fit (the wait goes on), KitaruStateError when there is no such wait, when it was answered
     otherwise or has ended without an answer, or when the execution has ended.
     """
-    checked_id(wait, "A wait's id or name")
+    checked_id(wait, "A wait's id or name", LONGEST_PATH)
     plain = _as_json(wait, value)
     data = runtime.codec.encode(plain, where="input", types=_plain)
     kept, blobs = stored(data)
@@ -59,7 +60,7 @@ async def abort_wait(runtime: Runtime, exec_id: str, wait: str, reason: str = ""
 
     Raises KitaruStateError when no such wait is open.
     """
-    checked_id(wait, "A wait's id or name")
+    checked_id(wait, "A wait's id or name", LONGEST_PATH)
     await append_decided(runtime, exec_id, lambda _: AbortWait(wait, reason))
     runtime.worker.look_now()
 
@@ -73,31 +74,28 @@ def _as_json(wait: str, value: Any) -> Any:
 
 def _asked(events: list[ExecutionEvent], wait: str) -> WaitRequested | None:
     """The open wait that has this id or, alone, this name."""
-    still_open = {known.path: known for known in fold(ABSENT, events).questions}
     asked = {event.path: event for event in events if isinstance(event, WaitRequested)}
-    if wait in still_open:
-        return asked[wait]
-    named = [path for path, known in still_open.items() if known.name == wait]
-    return asked[named[0]] if len(named) == 1 else None
+    found = meant(wait, fold(ABSENT, events).questions)
+    return asked[found[0]] if len(found) == 1 else None
 
 
 class Closed:
     """What came of the wait that has an id or, where none has it, of those that have the name."""
 
     def __init__(self, events: list[ExecutionEvent], wait: str) -> None:
-        names: dict[str, str] = {}
+        asked: dict[str, WaitRequested] = {}
         given: dict[str, StoredValue] = {}
         early: dict[str, StoredValue] = {}
         ended: set[str] = set()
         for event in events:
             match event:
                 case WaitRequested(path=path, name=name):
-                    names[path] = name
+                    asked[path] = event
                     known = early_answer(early, path, name)
                     if known is not None:
                         given[path] = early.pop(known)
                 case InputGiven(path=path, value=value):
-                    (given if path in names else early).setdefault(path, value)
+                    (given if path in asked else early).setdefault(path, value)
                 case InputRejected(path=path):
                     given.pop(path, None)
                 case WaitAborted(path=path) | WaitExpired(path=path):
@@ -107,8 +105,7 @@ class Closed:
                     ended.clear()
                 case _:
                     pass
-        paths = [path for path, name in names.items() if wait == name]
-        paths = [wait] if wait in names else paths
+        paths = meant(wait, asked.values())
         self._given = [given[path] for path in paths if path in given]
         if wait in early:
             self._given = [early[wait]]

@@ -42,6 +42,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.execution.wait_ids import wait_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.forks import listed
 from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event, offered_event
@@ -177,8 +178,9 @@ def _words(event: ExecutionEvent) -> str:
             return "timer started"
         case TimerFired():
             return "timer fired"
-        case WaitRequested(name=name, question=question):
-            return f"waits for {name}: {question}" if question else f"waits for {name}"
+        case WaitRequested(path=path, name=name, question=question):
+            called = wait_id(path, name)
+            return f"waits for {called}: {question}" if question else f"waits for {called}"
         case InputGiven():
             return "input given"
         case InputRejected(problem=problem):

@@ -98,7 +98,8 @@ class PendingWait(View, frozen=True, kw_only=True):
     """A wait that nobody has answered yet."""
 
     wait_id: str
-    """The call's path, such as ``approve#2``: what tells it from other waits of its name."""
+    """What tells it from every other wait of the execution: ``approve#1``, ``approve#2`` for the
+    next one of that name, ``task[1]/approve#1`` in a branch."""
     name: str
     question: str | None = None
     schema: dict[str, Any] | None = None

@@ -15,7 +15,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
-from kitaru.domain.execution.state import early_answer
+from kitaru.domain.execution.wait_ids import early_answer, wait_id
 from kitaru.projections.instants import instant
 from kitaru.projections.metadata import metadata_of
 from kitaru.projections.views import PendingWait
@@ -62,7 +62,7 @@ class WaitFold:
 def _pending(event: WaitRequested, at: datetime) -> PendingWait:
     schema = bytes(event.schema)
     return PendingWait(
-        wait_id=event.path,
+        wait_id=wait_id(event.path, event.name),
         name=event.name,
         question=event.question or None,
         schema=msgspec.json.decode(schema) if schema else None,

@@ -13,8 +13,8 @@ from kitaru.engine.executions import stream_of
 from kitaru.engine.upcasts import decode_event, offered_event
 from kitaru.engine.values import stored
 from kitaru.errors import KitaruContextError, KitaruRuntimeError, KitaruUsageError
+from kitaru.operations.backend import backend_errors
 from kitaru.operations.executions import find_id
-from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 
 TYPES = ("prompt", "response", "context", "input", "output", "blob")

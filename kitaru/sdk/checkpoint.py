@@ -6,7 +6,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from kitaru.domain.ids import checked_id
 from kitaru.engine.arguments_policy import OnChangedArguments, checked_policy
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.calls import Call, call_site
-from kitaru.engine.context import flow_scope, scope
+from kitaru.engine.context import FlowScope, flow_scope, scope
 from kitaru.engine.definitions import CheckpointDefinition
 from kitaru.engine.sync_runner import CallFuture, FutureLike, SyncRunner
 from kitaru.engine.transactions import Database, path_of
@@ -33,7 +33,7 @@ T = TypeVar("T")
 CALL_OPTIONS = ("id", "after")
 RUNTIMES = ("inline", "isolated")
 Location = str | os.PathLike[str]
-TransactionTarget = bool | Location | Callable[[], Location] | None
+TransactionTarget = bool | Location | Callable[[], Location | Literal[True]] | None
 
 
 class CheckpointFuture(FutureLike, Generic[R]):
@@ -105,24 +105,31 @@ class _Source:
         """The checkpoint's name: that of its function."""
         return self.definition.name
 
-    def _runner(self, what: str) -> AsyncRunner | SyncRunner:
-        if scope.get() is None:
+    def _runner(self, how: str) -> AsyncRunner | SyncRunner:
+        here = scope.get()
+        if type(here) is FlowScope:
+            runner: AsyncRunner | SyncRunner = here.runner
+            return runner
+        what = f"{self.name}{how}"
+        if here is None:
             raise KitaruContextError(f"Checkpoints can only run inside a @flow ({what} was not).")
-        runner: AsyncRunner | SyncRunner = flow_scope(what).runner
-        return runner
+        within: AsyncRunner | SyncRunner = flow_scope(what).runner
+        return within
 
-    def _sync_runner(self, what: str) -> SyncRunner:
-        runner = self._runner(what)
+    def _sync_runner(self, how: str) -> SyncRunner:
+        runner = self._runner(how)
         if isinstance(runner, AsyncRunner):
+            what = f"{self.name}{how}"
             fix = f"await {self.name}.aio(...)"
             raise KitaruUsageError(
                 f"{what} would block the async flow it is called in; use `{fix}` instead."
             )
         return runner
 
-    def _async_runner(self, what: str) -> AsyncRunner:
-        runner = self._runner(what)
+    def _async_runner(self, how: str) -> AsyncRunner:
+        runner = self._runner(how)
         if isinstance(runner, SyncRunner):
+            what = f"{self.name}{how}"
             raise KitaruUsageError(
                 f"{what} cannot be awaited in a sync flow; use `{self.name}.sync(...)` instead."
             )
@@ -136,7 +143,7 @@ class _Source:
         return options
 
     def _perform(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        runner = self._sync_runner(f"{self.name}()")
+        runner = self._sync_runner("()")
         options = self._call_options(kwargs)
         named = self.definition.binder.name_all(args, kwargs)
         path = runner.new_path(self.name, options.id)
@@ -145,7 +152,7 @@ class _Source:
         return runner.perform(Call(self.definition, path, call_site(2), named))
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], site: str) -> CallFuture:
-        runner = self._sync_runner(f"{self.name}.submit()")
+        runner = self._sync_runner(".submit()")
         options = self._call_options(kwargs)
         named = self.definition.binder.name_all(args, kwargs)
         path = runner.new_path(self.name, options.id)
@@ -154,7 +161,7 @@ class _Source:
     def _perform_async(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], site: str
     ) -> Coroutine[Any, Any, Any]:
-        runner = self._async_runner(f"{self.name}()")
+        runner = self._async_runner("()")
         options = self._call_options(kwargs)
         named = self.definition.binder.name_all(args, kwargs)
         call = Call(self.definition, runner.new_path(self.name, options.id), site, named)
@@ -164,7 +171,7 @@ class _Source:
     def _submit_async(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], site: str
     ) -> "asyncio.Task[Any]":
-        runner = self._async_runner(f"{self.name}.submit()")
+        runner = self._async_runner(".submit()")
         return runner.submit(self._perform_async(args, kwargs, site))
 
 

@@ -14,9 +14,9 @@ from kitaru.errors import (
 )
 from kitaru.operations import executions as operations
 from kitaru.operations import forks, histories, resolving, waits
+from kitaru.operations.backend import backend_errors
 from kitaru.projections.executions import execution_of, summary_of
 from kitaru.projections.views import Execution, PendingWait
-from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.deployments import AsyncDeployments, Deployments
 from kitaru.sdk.handle import AsyncFlowHandle, FlowHandle
 from kitaru.sdk.loops import block, on_loop, on_runtime
@@ -162,11 +162,12 @@ class AsyncExecutions:
     async def input(self, exec_id: str, *, wait: str, value: Any) -> Execution:
         """Answers a wait, named by its id or, when only one open wait has it, by its name.
 
-        The execution goes on by itself wherever a runner serves its flow. An answer that comes
-        before the wait is kept for it. The same answer twice is fine. Raises
+        An id (``approve#1``) means that wait alone, a name (``approve``) the wait of that name that
+        is open now. The execution goes on by itself wherever a runner serves its flow. An answer
+        that comes before the wait is kept for it. The same answer twice is fine. Raises
         KitaruWaitValidationError for a value that does not fit (the execution goes on waiting),
-        KitaruStateError when there is no such wait, when it was answered with another value, or
-        when the execution has ended.
+        KitaruStateError when there is no such wait, when it was answered with another value or has
+        ended without an answer, or when the execution has ended.
         """
         return await on_runtime(
             lambda runtime: _steer(runtime, exec_id, waits.give_input, wait, value)

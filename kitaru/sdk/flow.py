@@ -21,8 +21,8 @@ from kitaru.errors import (
 )
 from kitaru.image import NO_IMAGE, ImageSetting, ImageSettings, image_settings
 from kitaru.operations import deployments, executions, forks, packaging, placing
+from kitaru.operations.backend import backend_errors
 from kitaru.projections.deployments import DeployedVersion
-from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.sdk.deployments import (
     AsyncDeployment,

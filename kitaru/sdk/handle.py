@@ -10,8 +10,8 @@ from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import stream_of
 from kitaru.errors import KitaruStateError
 from kitaru.operations import executions
+from kitaru.operations.backend import backend_errors
 from kitaru.sdk import prompt
-from kitaru.sdk.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 from kitaru.sdk.loops import on_loop
 from kitaru.status import ExecutionStatus

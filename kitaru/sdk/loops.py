@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from kitaru.bootstrap import Runtime, current_runtime
-from kitaru.sdk.backend import backend_errors
+from kitaru.operations.backend import backend_errors
 from kitaru.sdk.blocking import refuse_on_event_loop
 
 T = TypeVar("T")

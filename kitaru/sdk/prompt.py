@@ -7,6 +7,7 @@ main one, and with ``KITARU_PROMPT=off``.
 import concurrent.futures
 import contextlib
 import os
+import shlex
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -159,7 +160,7 @@ class _Asker:
     def _tell_left(self, pending: PendingWait) -> None:
         _say(
             "\nLeft open. Answer it with: kitaru executions input "
-            f"{self._exec_id} --wait {_shown(pending.wait_id)} --value JSON"
+            f"{self._exec_id} --wait {shlex.quote(_shown(pending.wait_id))} --value JSON"
         )
 
     def _forget_typed(self) -> None:

@@ -88,7 +88,8 @@ def transaction() -> Transaction:
     here = scope.get()
     if not isinstance(here, CheckpointScope):
         raise KitaruContextError(
-            "kitaru.transaction() can only be used inside a @checkpoint(transaction=...)."
+            "kitaru.transaction() can only be used inside a @checkpoint(transaction=...). A thread "
+            "that a checkpoint has started is given what it returns there."
         )
     if here.transaction is None:
         raise KitaruContextError(

@@ -39,11 +39,11 @@ class WaitFunction:
 
         `schema` says of what type the answer is: a class of Python's own, a dataclass, a msgspec
         Struct, a pydantic model, or a union such as ``int | None``; without one the wait only asks
-        to go on, and gives None. `name` tells waits apart (default ``wait``), `question` and
-        `metadata` (a dict) are shown to whoever answers. `timeout` is how many seconds a runner
-        stays around (600 unless said otherwise): the wait itself goes on for as long as it takes.
-        `deadline`, in seconds, as a timedelta or as an aware datetime, ends it: then the body gets
-        `default` or, without one, KitaruWaitExpired.
+        to go on, and gives None. `name` (without ``#``) tells waits apart (default ``wait``),
+        `question` and `metadata` (a dict) are shown to whoever answers. `timeout` is how many
+        seconds a runner stays around (600 unless said otherwise): the wait itself goes on for as
+        long as it takes. `deadline`, in seconds, as a timedelta or as an aware datetime, ends it:
+        then the body gets `default` or, without one, KitaruWaitExpired.
 
         Raises KitaruWaitAborted when somebody ends the wait without an answer, KitaruUsageError for
         terms that make no sense, KitaruContextError outside a flow's body.

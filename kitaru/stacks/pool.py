@@ -1,36 +1,31 @@
 """A pool of runner processes: it sees that every due execution of a deployed version finds one."""
 
 import asyncio
-import contextlib
 import math
 import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from journal import Head, Journal, JournalError, RecordedEvent
+from journal import Head, Journal
 from kitaru.domain.execution.state import DEPLOYMENT_ROUTES, ExecutionState
 from kitaru.engine.executions import exec_id_of
 from kitaru.errors import KitaruError
-from kitaru.stacks.free import free_executions
 from kitaru.stacks.logs import ENDING, make_room
+from kitaru.stacks.lookout import Backoff, FreeExecutions, Lookout
 from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
 from kitaru.stacks.slots import Slots
 from kitaru.telemetry import LogEvent, report
 
-LOOK_SECONDS = 1.0
-LEAST_SECONDS = 0.1
-"""How long there is between two looks at least."""
 PATIENCE_SECONDS = 1.5
 """How long an execution may stay free while runners of its route are there."""
 EACH_RUNS = 16
 """How many waiting executions justify another runner."""
-LONGEST_PAUSE_SECONDS = 60.0
 USEFUL_SECONDS = 30.0
 """A runner that has lived so long says nothing of the next one by its death."""
 
@@ -54,14 +49,6 @@ _left: list[RunnerProcess] = []
 """Runners whose pool is closed: they go on, and are reaped by the next pool of this process."""
 
 
-class _Failures(Struct):
-    """Runners of a route that ended without having been of use."""
-
-    in_a_row: int = 0
-    not_before: float = 0.0
-    """The monotonic instant before which none is started."""
-
-
 class RunnerPool:
     """Starts runners on demand, and reaps them. Its coroutines run on the journal's loop.
 
@@ -74,36 +61,28 @@ class RunnerPool:
         self.settings = settings
         self.runners: list[RunnerProcess] = []
         """Those that this pool has started and that have not ended."""
-        self._free_since: dict[str, float] = {}
-        """When an execution was first seen that is due and that nobody has, by stream."""
-        self._failures: dict[str, _Failures] = {}
+        self._free = FreeExecutions(journal, DEPLOYMENT_ROUTES)
+        self._backoff = Backoff()
+        """By route: runners that ended without having been of use."""
         self._started_at: dict[int, float] = {}
         self._told: set[str] = set()
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._lookout = Lookout(journal, self.look)
         self._looking = asyncio.Lock()
-        self._stop_watching: Callable[[], None] = _nothing
 
     def start(self) -> None:
         """Begins to look for work, now and for as long as the pool is open."""
-        if self._task is None:
-            self._stop_watching = self._journal.watch(None, self._on_commit)
-            self._task = asyncio.get_running_loop().create_task(self._look_for_ever())
+        self._lookout.start()
 
     async def close(self) -> None:
         """Stops looking; runners go on."""
-        if self._task is not None:
-            self._stop_watching()
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        await self._lookout.close()
         self._reap()
         _left.extend(self.runners)
         self.runners = []
 
     def look_now(self) -> None:
         """Looks at once: something may have become due."""
-        self._wake.set()
+        self._lookout.look_now()
 
     async def look(self) -> None:
         """One look at what is due, with a runner started wherever one is missing.
@@ -112,14 +91,11 @@ class RunnerPool:
         """
         async with self._looking:
             self._reap()
-            free = await free_executions(self._journal, DEPLOYMENT_ROUTES)
-            now = time.monotonic()
-            known = self._free_since
+            free = await self._free.see()
             self._tell(free)
-            self._free_since = {head.stream: known.get(head.stream, now) for head in free}
             for route, count in Counter(head.route for head in free).items():
                 streams = [head.stream for head in free if head.route == route]
-                waited = now - min(self._free_since[stream] for stream in streams)
+                waited = time.monotonic() - min(map(self._free.waits_since, streams))
                 self._provide(route, count, waited)
 
     async def run_one(self, route: str, exec_id: str) -> None:
@@ -130,24 +106,6 @@ class RunnerPool:
         finally:
             for slot in slots:
                 os.close(slot)
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            self._wake.clear()
-            looked_at = time.monotonic()
-            try:
-                await self.look()
-            except JournalError as error:
-                report(LogEvent.POLL_FAILED, error=str(error))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._wake.wait()
-            # A journal that many write to wakes it all the time.
-            await asyncio.sleep(looked_at + LEAST_SECONDS - time.monotonic())
-
-    def _on_commit(self, events: Sequence[RecordedEvent]) -> None:
-        if not events or any(event.epoch == 0 for event in events):
-            self.look_now()
 
     def _tell(self, free: Sequence[Head]) -> None:
         """Says, once for each route, that its code could not be loaded the last time."""
@@ -166,8 +124,7 @@ class RunnerPool:
 
     def _provide(self, route: str, count: int, waited: float) -> None:
         most = self.settings.most_per_route
-        failures = self._failures.get(route)
-        if failures is not None and time.monotonic() < failures.not_before:
+        if not self._backoff.is_time(route):
             return
         slots = Slots(self.settings.folder, route, most)
         there = most - slots.free()
@@ -196,7 +153,7 @@ class RunnerPool:
         try:
             runner = start_runner(spec, inherited=slots)
         except KitaruError as error:
-            self._note_failure(route)
+            self._backoff.failed(route)
             report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
             return
         self.runners.append(runner)
@@ -212,11 +169,11 @@ class RunnerPool:
                 going_on.append(runner)
             elif code == 0:
                 self._started_at.pop(runner.pid, None)
-                self._failures.pop(runner.spec.route, None)
+                self._backoff.succeeded(runner.spec.route)
             else:
                 if time.monotonic() - self._started_at.pop(runner.pid, 0.0) >= USEFUL_SECONDS:
-                    self._failures.pop(runner.spec.route, None)
-                self._note_failure(runner.spec.route)
+                    self._backoff.succeeded(runner.spec.route)
+                self._backoff.failed(runner.spec.route)
                 report(
                     LogEvent.RUNNER_DIED,
                     route=runner.spec.route,
@@ -226,13 +183,6 @@ class RunnerPool:
                 )
         self.runners = going_on
 
-    def _note_failure(self, route: str) -> None:
-        failures = self._failures.setdefault(route, _Failures())
-        failures.in_a_row += 1
-        pause = min(2.0 ** min(failures.in_a_row - 2, 10), LONGEST_PAUSE_SECONDS)
-        # One may die of anything; those that follow it make a rule.
-        failures.not_before = time.monotonic() + (pause if failures.in_a_row > 1 else 0.0)
-
 
 def _state_of(head: Head) -> ExecutionState | None:
     """The state that a head holds; None for one that this version cannot read."""
@@ -240,7 +190,3 @@ def _state_of(head: Head) -> ExecutionState | None:
         return _decode_state(head.summary)
     except (msgspec.DecodeError, RecursionError):
         return None
-
-
-def _nothing() -> None:
-    """There is nothing to stop yet."""

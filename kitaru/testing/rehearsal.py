@@ -269,18 +269,18 @@ class Rehearsal:
             if wait.is_review:
                 await self._review(wait.path)
                 return True
-            for name in (wait.path, wait.name):
+            for name in (wait.id, wait.path, wait.name):
                 if name in self.answers:
-                    await self._answer(wait.path, self.answers[name])
+                    await self._answer(wait.id, self.answers[name])
                     return True
         return False
 
-    async def _answer(self, path: str, value: Any) -> None:
+    async def _answer(self, wait: str, value: Any) -> None:
         self._given += 1
         for again in range(2 if self.destiny.arrives_twice(self._given) else 1):
             try:
                 given = value() if callable(value) else value
-                await waits.give_input(self.running.runtime, self.exec_id, path, given)
+                await waits.give_input(self.running.runtime, self.exec_id, wait, given)
             except KitaruBackendError:
                 # The process that it came through has died: it may have arrived all the same.
                 return
@@ -349,11 +349,11 @@ class Rehearsal:
 
     async def _told_idle(self) -> str:
         state = state_of(await self.world.recorded(self.exec_id))
-        names = [wait.path for wait in state.questions]
-        if names:
-            first = names[0]
+        if state.questions:
+            first = state.questions[0].name
+            ids = ", ".join(repr(wait.id) for wait in state.questions)
             problem = (
-                f"the flow waits for {', '.join(map(repr, names))}, and the test gives no answer: "
+                f"the flow waits for {ids}, and the test gives no answer: "
                 f"add answers={{{first!r}: ...}}"
             )
         else:

@@ -186,17 +186,17 @@ class _Core:
     async def _answered_one(self, exec_id: str, answers: dict[str, Any]) -> bool:
         state = state_of(await self.world.recorded(exec_id))
         for wait in state.questions:
-            for name in (wait.path, wait.name):
+            for name in (wait.id, wait.path, wait.name):
                 if name in answers:
                     given = answers[name]
                     value = given() if callable(given) else given
-                    await waits.give_input(self.runtime, exec_id, wait.path, value)
+                    await waits.give_input(self.runtime, exec_id, wait.id, value)
                     return True
         return False
 
     async def _told_idle(self, exec_id: str) -> str:
         state = state_of(await self.world.recorded(exec_id))
-        open_waits = ", ".join(repr(wait.path) for wait in state.waits)
+        open_waits = ", ".join(repr(wait.id) for wait in state.waits)
         what = f"waits for {open_waits}, and no answer is given" if open_waits else "waits"
         return (
             f"the flow {what}; nothing is left that could bring it on:\n"

@@ -8,8 +8,11 @@ import tracemalloc
 
 import pytest
 
+from kitaru.domain.deployment import events as deployment
+from kitaru.domain.execution import events as execution
+from kitaru.domain.stack import events as stack
 from tests.fuzz.mutation import LONGEST, mutated
-from tests.fuzz.targets import TARGETS, seeds
+from tests.fuzz.targets import TARGETS, Types, seeds
 
 INPUTS = 1_000
 MOST_MEMORY = 64 << 20
@@ -25,6 +28,25 @@ def test_no_input_breaks_what_reads_it(name: str) -> None:
             TARGETS[name](data)
         except Exception as error:
             pytest.fail(f"{data!r}: {type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_inputs_to_begin_with_are_some_that_can_be_read(name: str) -> None:
+    """Else only what refuses them would be tried."""
+    assert any(TARGETS[name](data) for data in seeds(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [
+        ("event", execution.EVENT_TYPES),
+        ("deployment_event", deployment.EVENT_TYPES),
+        ("stack_event", stack.EVENT_TYPES),
+    ],
+)
+def test_events_of_each_type_are_among_them(name: str, types: Types) -> None:
+    read = {data[0] for data in seeds(name) if TARGETS[name](data)}
+    assert [tag for number, tag in enumerate(sorted(types)) if number not in read] == []
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -71,3 +71,25 @@ async def test_an_open_one_goes_on(name: str) -> None:
             await (await client.handle(execution.exec_id)).wait()
         ended = await client.get(execution.exec_id)
         assert [call.name for call in ended.checkpoints] in (["fetch"], ["fetch_async"])
+
+
+@pytest.mark.parametrize("wait", ["go on#1", "go on"])
+async def test_the_open_wait_of_one_is_answered_by_id_or_name(wait: str) -> None:
+    find = histories.flows_among([str(HERE / "flows.py")])
+    content = (HERE / "0.1" / "asks-open.history.jsonl").read_bytes()
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        client = kitaru.AsyncKitaruClient().executions
+        execution = await client.import_(content)
+        assert [wait.wait_id for wait in execution.pending_waits] == ["go on#1"]
+        started = decode_event(read(content, "").events[0])
+        assert isinstance(started, ExecutionStarted)
+        runtime.worker.registry.serve(started.source, find(started))
+        # The others have their answers, early ones and expired ones included.
+        for closed, value in (("early#1", 4), ("agree#1", False), ("late#1", "late")):
+            with pytest.raises(kitaru.KitaruStateError):
+                await client.input(execution.exec_id, wait=closed, value=value)
+        await client.input(execution.exec_id, wait="early#1", value=3)
+        await client.input(execution.exec_id, wait=wait, value=None)
+        await client.resume(execution.exec_id)
+        await (await client.handle(execution.exec_id)).wait()

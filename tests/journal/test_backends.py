@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from journal import (
+    Adoption,
     Append,
     Appended,
     BlobNotFound,
@@ -537,6 +538,33 @@ async def test_what_no_stream_could_accept_is_refused(journal: Journal, append: 
     assert await journal.head(append.stream) is None
 
 
+async def test_what_no_stream_could_accept_is_refused_before_its_callback_is_told(
+    journal: Journal,
+) -> None:
+    told: list[object] = []
+    with pytest.raises(InvalidAppend):
+        journal.append_soon(start("nohyphen"), lambda *outcome: told.append(outcome))
+    with pytest.raises(InvalidAppend):
+        journal.append_blocking(start("nohyphen"))
+    await journal.append(start())
+    assert told == []
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e13, float("nan"), float("inf")])
+async def test_what_is_no_time_for_a_lease_is_refused(journal: Journal, seconds: float) -> None:
+    started = await journal.append(start(claim=Claim("me", 30)))
+    assert started.lease is not None
+    with pytest.raises(InvalidQuery, match="no time for a lease"):
+        journal.renew_blocking([started.lease], seconds)
+    with pytest.raises(InvalidQuery, match="no time for a lease"):
+        await journal.claim(claim(seconds=seconds))
+    with pytest.raises(InvalidAppend, match="no time for a lease"):
+        await journal.append(more(started, b"x", claim=Claim("me", seconds)))
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert (head.epoch, head.lease_until) == (1, started.lease.until)
+
+
 # Many appends at once: each is all or nothing, and the refusal of one does not touch the others.
 
 
@@ -729,6 +757,18 @@ async def test_a_closed_journal_says_so(journal: Journal) -> None:
         journal.renew_blocking([lease], 1)
     with pytest.raises(JournalClosed):
         journal.watch(None, lambda _: None)
+    with pytest.raises(JournalClosed):
+        journal.head_blocking("ex-1")
+    with pytest.raises(JournalClosed):
+        await journal.adopt(Adoption(started.events, RUNNING))
+
+
+async def test_a_head_can_be_read_from_any_thread(journal: Journal) -> None:
+    await journal.append(start())
+    for stream in ("ex-1", "ex-2"):
+        read = await asyncio.to_thread(journal.head_blocking, stream)
+        assert read == await journal.head(stream)
+        assert (read is None) == (stream == "ex-2")
 
 
 async def test_what_was_under_way_is_done_before_closing(journal: Journal) -> None:

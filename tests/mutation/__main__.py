@@ -1,151 +1,72 @@
 """``python -m tests.mutation``: changes the code in small ways, and sees who notices.
 
 ``python -m tests.mutation [--only FILE …] [--jobs N] [--every N] [--minutes M]``
+``                         [--record] [--again]``
 
 A mutant that no test notices is a survivor: a test is missing, or the change means nothing, and
-then `survivors.txt` says why. Each mutant runs in a process of its own that has the test tools
-loaded already. Returns 1 when there is a survivor that `survivors.txt` does not name.
+then `survivors.txt` says why. Returns 1 when there is a survivor that `survivors.txt` does not
+name. `--record` writes what came of the files into `results.json`; `--again` tries those only that
+it names as survivors.
+
+Each mutant is tried on the tests that run the changed statement, the quick ones first, in a fork of
+a process that has collected all tests already. What is made while a module is imported is tried in
+a process that imports it anew.
 """
 
 import argparse
-import ast
-import contextlib
-import copy
 import importlib.abc
 import importlib.util
-import io
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from tests.mutation import plugin
+from tests.mutation.changes import Mutant, mutants_of
+from tests.mutation.outcome import NOT_RUN, NOT_SWAPPED, SURVIVED, Outcome, Reach, tell
+from tests.mutation.results import (
+    counted,
+    known_survivors,
+    python,
+    read_results,
+    report,
+    tried_again,
+    write_results,
+)
+
 ROOT = Path(__file__).parents[2]
-SURVIVORS = Path(__file__).parent / "survivors.txt"
-SECONDS = 120
-"""A mutant that takes longer is taken for noticed: it hangs."""
-DOMAIN = ("tests/kitaru/domain",)
-TARGETS: dict[str, tuple[str, ...]] = {
-    "kitaru/domain/execution/decide.py": DOMAIN,
-    "kitaru/domain/execution/state.py": DOMAIN,
-    "kitaru/domain/execution/retry.py": DOMAIN,
-    "kitaru/domain/values.py": DOMAIN,
-    "journal/backends/in_memory.py": ("tests/journal/test_backends.py",),
-    "journal/backends/sqlite/transaction.py": ("tests/journal/test_backends.py",),
-    "journal/backends/sqlite/committer.py": ("tests/journal",),
-}
-"""The file that is changed → the tests that must notice."""
-SWAPS: dict[type[Any], type[Any]] = {
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Add,
-}
+OPTIONS = (
+    *("-q", "-p", "no:cacheprovider", "--tb", "no", "--no-header", "-o", "timeout=20"),
+    # What rewrites assertions would load the changed modules, and from their files.
+    *("--assert", "plain"),
+)
 
 
-class Mutant(Struct, frozen=True):
-    """One small change."""
+class Part(Struct, frozen=True):
+    """Code that is changed, and the tests that must notice."""
 
-    file: str
-    line: int
-    what: str
-    source: str
-
-    @property
-    def name(self) -> str:
-        """How `survivors.txt` calls it: without the line, which moves."""
-        return f"{self.file}: {self.what}"
+    package: str
+    tests: tuple[str, ...]
+    wider: tuple[str, ...] = ()
+    """Tests that are asked, too, where a function is changed: too many for each import anew."""
+    forking: str = ""
+    """How the names of tests begin that run code in a forked child, where no line is seen."""
 
 
-def mutants_of(file: str) -> Iterator[Mutant]:
-    """Every small change of a file."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree))
-    for number, node in enumerate(nodes):
-        for change in range(_changes(node)):
-            changed = copy.deepcopy(tree)
-            twin = list(ast.walk(changed))[number]
-            before = _text(twin)
-            _change(twin, change)
-            after = _text(twin)
-            if before != after:
-                what = f"{before} -> {after}"
-                yield Mutant(file, getattr(node, "lineno", 0), what, ast.unparse(changed))
-
-
-def _text(node: ast.AST) -> str:
-    return " ".join(ast.unparse(node).split())[:160]
-
-
-def _changes(node: ast.AST) -> int:
-    """In how many ways a node can be changed."""
-    match node:
-        case ast.Compare():
-            return len(node.ops)
-        case ast.BoolOp():
-            return 1 + len(node.values)
-        case ast.BinOp() if type(node.op) in SWAPS:
-            return 1
-        case ast.UnaryOp(op=ast.Not()):
-            return 1
-        case ast.Constant(value=bool() | int()):
-            return 1
-        case ast.IfExp():
-            return 2
-        case ast.match_case(guard=ast.expr()):
-            return 1
-        case ast.Return(value=ast.expr()):
-            return 1
-        case ast.Call() if node.keywords:
-            return len(node.keywords)
-        case _:
-            return 0
-
-
-def _change(node: Any, change: int) -> None:
-    match node:
-        case ast.Compare():
-            node.ops[change] = SWAPS[type(node.ops[change])]()
-        case ast.BoolOp():
-            if change == 0:
-                node.op = SWAPS[type(node.op)]()
-            else:
-                del node.values[change - 1]
-                if len(node.values) == 1:
-                    node.values.append(node.values[0])
-        case ast.BinOp():
-            node.op = SWAPS[type(node.op)]()
-        case ast.UnaryOp():
-            node.op = ast.UAdd()
-            node.operand = ast.Call(ast.Name("bool", ast.Load()), [node.operand], [])
-        case ast.Constant(value=bool()):
-            node.value = not node.value
-        case ast.Constant(value=int(value)):
-            node.value = value + 1
-        case ast.IfExp():
-            node.test = ast.Constant(change == 0)
-        case ast.match_case():
-            node.guard = None
-        case ast.Return():
-            node.value = ast.Constant(None)
-        case ast.Call():
-            del node.keywords[change]
+PARTS = (
+    Part("kitaru/domain", ("tests/kitaru/domain",), ("tests/conformance/test_conformance.py",)),
+    Part(
+        "journal",
+        ("tests/journal",),
+        forking="tests/journal/backends/sqlite/test_processes.py::test_a_forked_child",
+    ),
+)
 
 
 class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -153,7 +74,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant
-        self._name = mutant.file.removesuffix(".py").replace("/", ".")
+        self._name = mutant.file.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name != self._name:
@@ -165,122 +86,168 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """As usual."""
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self._mutant.source, str(ROOT / self._mutant.file), "exec"), module.__dict__)
+        code = compile(self._mutant.tree, str(ROOT / self._mutant.file), "exec")
+        exec(code, module.__dict__)
 
 
-def run_child(mutant: Mutant | None, tests: Sequence[str]) -> int:
-    """In a process of its own: 0 when nothing is noticed."""
+def files_of(part: Part) -> list[str]:
+    """Its source files."""
+    return sorted(str(file.relative_to(ROOT)) for file in (ROOT / part.package).rglob("*.py"))
+
+
+def reach_of(part: Part) -> Reach:
+    """Which of its tests run which lines. Raises RuntimeError when it cannot be found out."""
+
+    def map_lines(pipe: int) -> None:
+        _pytest([*part.tests, *part.wider], plugin.Mapper([part.package], pipe))
+
+    for said in _in_another_process(map_lines):
+        reach = msgspec.json.decode(said, type=Reach)
+        forking = [it for it in reach.tests if part.forking and it.startswith(part.forking)]
+        return msgspec.structs.replace(reach, forking=tuple(forking))
+    raise RuntimeError(f"{' '.join(part.tests)} cannot be run")
+
+
+def outcomes_of(
+    part: Part, mutants: dict[int, Mutant], reach: Reach, jobs: int, end: float
+) -> Iterator[Outcome]:
+    """What becomes of each mutant of a part."""
+    swapped, loaded = {}, {}
+    for number, mutant in mutants.items():
+        tests = reach.of(mutant.file, mutant.lines)
+        if mutant.function and not tests and not reach.forking:
+            yield Outcome(number, NOT_RUN)
+        elif mutant.function and "" not in tests:
+            swapped[number] = mutant
+        else:
+            loaded[number] = mutant
+
+    def swap(pipe: int) -> None:
+        _pytest([*part.tests, *part.wider], plugin.Trying(swapped, reach, jobs, end, pipe))
+
+    for said in _in_another_process(swap) if swapped else ():
+        outcome = msgspec.json.decode(said, type=Outcome)
+        if outcome.ended == NOT_SWAPPED:
+            loaded[outcome.number] = mutants[outcome.number]
+        else:
+            yield outcome
+
+    def load(pipe: int) -> None:
+        _load_each(loaded, reach.without(part.wider), jobs, end, pipe)
+
+    for said in _in_another_process(load) if loaded else ():
+        yield msgspec.json.decode(said, type=Outcome)
+
+
+def _load_each(mutants: dict[int, Mutant], reach: Reach, jobs: int, end: float, pipe: int) -> None:
+    """Each mutant with its module, and all that imports it, loaded anew."""
+
+    def tests_of(number: int) -> list[str]:
+        mutant = mutants[number]
+        tests = reach.of(mutant.file, mutant.lines) - {""} or reach.of_file(mutant.file)
+        return sorted(tests or reach.tests, key=lambda test: reach.tests.get(test, 0.0))
+
+    def loading(number: int) -> Callable[[int], None]:
+        tests = tests_of(number)
+
+        def child(pipe: int) -> None:
+            sys.meta_path.insert(0, Changed(mutants[number]))
+            files = sorted({test.split("::")[0] for test in tests})
+            code = _pytest(["-x", *files], plugin.Selecting(tests), plugin.Noticing(number, pipe))
+            if code == 0:
+                tell(pipe, Outcome(number, SURVIVED))
+
+        return child
+
+    def limit(number: int) -> float:
+        return plugin.seconds_for(reach, tests_of(number))
+
+    plugin.in_forks(list(mutants), loading, limit, lambda outcome: tell(pipe, outcome), jobs, end)
+
+
+def _pytest(arguments: list[str], *plugins: object) -> int:
     import pytest
 
-    if mutant is not None:
-        sys.meta_path.insert(0, Changed(mutant))
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb", "no", "--no-header"]
-    # The tools are loaded before pytest could rewrite their assertions: it need not.
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return int(pytest.main([*options, *tests]))
+    return int(pytest.main([*OPTIONS, *arguments], plugins=list(plugins)))
 
 
-class Running(Struct):
-    """A mutant whose tests run."""
-
-    mutant: Mutant
-    began: float
-
-
-def survivors_among(mutants: Sequence[Mutant], jobs: int, end: float) -> tuple[list[Mutant], int]:
-    """Those that nobody notices, and how many were tried."""
-    left = list(reversed(mutants))
-    running: dict[int, Running] = {}
-    survivors: list[Mutant] = []
-    tried = 0
-    while left or running:
-        while left and len(running) < jobs and time.monotonic() < end:
-            mutant = left.pop()
-            pid = os.fork()
-            if pid == 0:
-                os.setpgid(0, 0)
-                status = 2
-                try:
-                    status = run_child(mutant, TARGETS[mutant.file])
-                finally:
-                    os._exit(status)
-            running[pid] = Running(mutant, time.monotonic())
-        if not running:
-            break
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            for late, one in running.items():
-                if time.monotonic() - one.began > SECONDS:
-                    os.kill(late, signal.SIGKILL)
-            time.sleep(0.02)
-            continue
-        mutant = running.pop(pid).mutant
-        tried += 1
-        if os.waitstatus_to_exitcode(status) == 0:
-            survivors.append(mutant)
-            print(f"SURVIVED {mutant.file}:{mutant.line}: {mutant.what}", flush=True)
-    return survivors, tried
-
-
-def check_unchanged(files: Sequence[str]) -> None:
-    """What passes on no mutant at all would notice every one. Raises RuntimeError."""
-    for tests in {TARGETS[file] for file in files}:
-        pid = os.fork()
-        if pid == 0:
-            status = 2
-            try:
-                status = run_child(None, tests)
-            finally:
-                os._exit(status)
-        _, status = os.waitpid(pid, 0)
-        if os.waitstatus_to_exitcode(status):
-            raise RuntimeError(f"{' '.join(tests)} fails on the code as it is")
-
-
-def known_survivors() -> dict[str, str]:
-    """Those that mean nothing, and why: ``file: before -> after  # why``."""
-    known = {}
-    if SURVIVORS.exists():
-        for line in SURVIVORS.read_text(encoding="utf-8").splitlines():
-            if line and not line.startswith("#"):
-                name, _, why = line.partition("  # ")
-                known[name] = why
-    return known
+def _in_another_process(work: Callable[[int], object]) -> Iterator[bytes]:
+    """The lines that it writes, while it writes them. What it prints is lost."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            if "KITARU_TEST_LOUD" not in os.environ:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, 1)
+                os.dup2(nowhere, 2)
+            work(writing)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as lines:
+        yield from lines
+    os.waitpid(pid, 0)
 
 
 def main(arguments: list[str]) -> int:
     """Returns 1 when there is a survivor that is not known."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=list(TARGETS))
+    parser.add_argument("--only", nargs="+", default=[], help="files or folders")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--every", type=int, default=1, help="only each N-th mutant")
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--again", action="store_true", help="only the recorded survivors")
     given = parser.parse_args(arguments)
     os.chdir(ROOT)
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     _load_tools()
-    check_unchanged(given.only)
+    began = time.monotonic()
+    tried: dict[Mutant, Outcome] = {}
+    recorded = read_results()
+    survivors = {name for result in recorded.values() for name in result.survivors}
+    for part in PARTS:
+        files = [file for file in files_of(part) if _is_wanted(file, given.only)]
+        made = [it for file in files for it in mutants_of(file)][:: given.every]
+        if given.again:
+            made = [it for it in made if it.name in survivors]
+        mutants = dict(enumerate(made))
+        if not mutants:
+            continue
+        reach = reach_of(part)
+        print(f"{part.package}: {len(mutants)} mutants, {len(reach.tests)} tests", flush=True)
+        end = began + given.minutes * 60
+        for outcome in outcomes_of(part, mutants, reach, given.jobs, end):
+            mutant = mutants[outcome.number]
+            tried[mutant] = outcome
+            if outcome.ended in (SURVIVED, NOT_RUN):
+                where = f"{mutant.file}:{mutant.lines[0]}"
+                print(f"{outcome.ended.upper()} {where}: {mutant.name}", flush=True)
     known = known_survivors()
-    mutants = [mutant for file in given.only for mutant in mutants_of(file)][:: given.every]
-    end = time.monotonic() + given.minutes * 60
-    survivors, tried = survivors_among(mutants, given.jobs, end)
-    new = [mutant for mutant in survivors if mutant.name not in known]
-    killed = tried - len(survivors)
-    print(f"{tried} of {len(mutants)} mutants tried, {killed} noticed, {len(survivors)} survived,")
-    print(f"of which {len(new)} are not explained in {SURVIVORS.name}")
-    return int(bool(new))
+    results = counted(tried)
+    if given.again:
+        results = {file: tried_again(recorded[file], it) for file, it in results.items()}
+    if given.record:
+        write_results(results)
+    print(report(results, known))
+    print(f"python {python()}, {(time.monotonic() - began) / 60:.1f} minutes")
+    return int(any(name not in known for it in results.values() for name in it.survivors))
+
+
+def _is_wanted(file: str, only: Sequence[str]) -> bool:
+    return not only or any(file == one or file.startswith(f"{one.rstrip('/')}/") for one in only)
 
 
 def _load_tools() -> None:
     """What every child needs, and no mutant changes."""
     import hypothesis
     import hypothesis.strategies
-    import msgspec
     import pytest
     import pytest_asyncio
 
-    assert all((hypothesis, msgspec, pytest, pytest_asyncio))
+    assert all((hypothesis, pytest, pytest_asyncio))
     changed = [name for name in sys.modules if name.split(".")[0] in ("kitaru", "journal")]
     assert not changed, "the modules that are changed must not be loaded yet"
 

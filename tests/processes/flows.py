@@ -16,6 +16,9 @@ from kitaru import checkpoint, flow
 
 FOLDER = Path(os.environ.get("KITARU_TEST_FOLDER", "."))
 """Where bodies write down that they run, and look for the leave to go on."""
+STARTS = sys.argv[1:2] == ["start"]
+"""Whether this process only starts executions, and dies; as fast as it is, a body may begin."""
+NEVER = 3_600.0
 
 
 def effect(path: str) -> None:
@@ -63,6 +66,8 @@ async def held_async(path: str) -> int:
 @checkpoint(cache=False)
 def hogs(path: str, seconds: float, hold_interpreter: bool) -> int:
     """Keeps a core busy, or, the first time, the whole interpreter from running anything else."""
+    if STARTS:
+        time.sleep(NEVER)
     effect(path)
     if hold_interpreter and len((FOLDER / "effects").read_text().splitlines()) == 1:
         ctypes.PyDLL(None).usleep(round(seconds * 1_000_000))
@@ -75,6 +80,8 @@ def hogs(path: str, seconds: float, hold_interpreter: bool) -> int:
 @checkpoint(cache=False)
 async def hogs_loop(path: str, seconds: float) -> int:
     """Keeps the event loop from doing anything else."""
+    if STARTS:
+        await asyncio.sleep(NEVER)
     effect(path)
     end = time.monotonic() + seconds
     while time.monotonic() < end:

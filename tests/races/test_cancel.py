@@ -6,6 +6,7 @@ and made the best of it; one that was refused had no effect. And there is one en
 
 import asyncio
 import random
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from tests.races.clients import clients
 
 ENDS = (ExecutionCompleted, ExecutionFailed, ExecutionCancelled)
 AT_ONCE = 50
+LONG_ENOUGH = 0.002
+"""Seconds in a body that runs in a thread of its own, for a request to come in time at all."""
 
 
 @checkpoint
@@ -39,6 +42,13 @@ async def step(number: int) -> int:
 
 @checkpoint
 def sync_step(number: int) -> int:
+    time.sleep(LONG_ENOUGH)
+    return number
+
+
+@checkpoint
+async def slow_step(number: int) -> int:
+    await asyncio.sleep(LONG_ENOUGH)
     return number
 
 
@@ -67,7 +77,7 @@ def short_sync(ended: str) -> str:
 
 @flow
 def submits(ended: str) -> str:
-    futures = step.map([1, 2])
+    futures = slow_step.sync.map([1, 2])
     assert [future.result() for future in futures] == [1, 2]
     return ended
 
@@ -96,6 +106,7 @@ async def check(exec_id: str, accepted: bool) -> str:
     events = await events_of(exec_id)
     (end,) = [event for event in events if isinstance(event, ENDS)]
     assert events[-1] is end
+    assert not isinstance(end, ExecutionFailed) or "ValueError" in str(end.error)
     assert sum(isinstance(event, CancelRequested) for event in events) == accepted
     status = await executions.status_of(current_runtime(), exec_id)
     if isinstance(end, ExecutionCompleted) and end.in_spite_of_cancel:

@@ -8,6 +8,8 @@ both --seed N           the same world's store on both backends
 find --seconds N        one seed after the other until one fails
 check                   what the one check of the repository runs; more of it when CI is set
 run --core-points N --worlds N --programs N --sync-points N --minutes M --first-seed N
+compare --programs N --first-seed N --jobs N
+                        the same programs on both backends, and nothing else
 """
 
 import argparse
@@ -66,7 +68,13 @@ def main(arguments: list[str]) -> int:
     run.add_argument("--sync-points", type=int, default=100_000)
     run.add_argument("--minutes", type=float, default=120.0)
     run.add_argument("--first-seed", type=int, default=0)
+    both = commands.add_parser("compare")
+    both.add_argument("--programs", type=int, default=10_000)
+    both.add_argument("--first-seed", type=int, default=0)
+    both.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
+    if given.command == "compare":
+        return _compare(given.programs, given.first_seed, given.jobs)
     if given.command in ("world", "shrink"):
         faults = None if given.faults is None else tuple(given.faults)
         cuts = Cuts(
@@ -113,6 +121,19 @@ def _world(seed: int, cuts: Cuts, seconds: float) -> int:
     print(f"{len(world.plans)} executions, {world.steps} steps, {world.crash_points} crash points")
     print(f"log {world.log.hexdigest()[:16]}")
     return 0
+
+
+def _compare(programs: int, first: int, jobs: int) -> int:
+    """1 when a program's journal is not the same on every backend."""
+    began = time.monotonic()
+
+    def enough(tally: Tally) -> bool:
+        return tally.compared_programs >= programs
+
+    tally = run_until(differential_chunk, enough, size=5, first=first, processes=jobs)
+    print(tally.both)
+    print(f"{time.monotonic() - began:.0f} seconds, seeds from {first} on")
+    return verdict(tally, whole=False)
 
 
 def _find(seconds: float) -> int:

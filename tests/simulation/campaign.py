@@ -60,15 +60,20 @@ class Tally(Struct):
         """The situations that were never met."""
         return [name for name in SOMETIMES if not self.sometimes[name]]
 
+    @property
+    def both(self) -> str:
+        """For people: what was the same on both backends."""
+        counted = f"{self.compared_questions} questions, {self.compared_events} events"
+        return f"both backends: {self.compared_programs} programs, {counted}"
+
     def text(self) -> str:
         """For people."""
         core = f"core: {self.core_programs} programs, {self.core_points} crash points"
         runs = f"in {self.core_runs} executions, each of which came to its end"
         sync = f"sync flows: {self.sync_programs} programs, {self.sync_points} crash points"
         worlds = f"worlds: {self.worlds}, {self.world_points} crash points"
-        both = f"both backends: {self.compared_programs} programs"
         lines = [
-            f"{both}, {self.compared_questions} questions, {self.compared_events} events",
+            self.both,
             f"{core} {runs}",
             f"{sync} in {self.sync_runs} executions",
             f"{worlds}, {self.take_overs} take-overs, {self.steps} steps",

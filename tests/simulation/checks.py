@@ -32,6 +32,7 @@ from kitaru.engine.executions import exec_id_of, head_of, state_of, stream_of
 from kitaru.engine.upcasts import decode_event, offered_event
 from tests.simulation.core import (
     Finished,
+    called,
     check_attempts,
     check_marks,
     check_reference,
@@ -306,10 +307,14 @@ class Checks:
             if stream_of(exec_id) not in self.states:
                 raise Violation(f"I6: the start of {exec_id} was acknowledged, and is not there")
         for exec_id, wait, value in self.answered:
+            events = self.events[stream_of(exec_id)]
+            asked = called(events)
             given = [
                 bytes(event.value.json).decode()
-                for event in self.events[stream_of(exec_id)]
-                if isinstance(event, InputGiven) and _may_mean(wait, event.path)
+                for event in events
+                # What came early is recorded by the id or name that it was given to.
+                if isinstance(event, InputGiven)
+                and wait in (event.path, *asked.get(event.path, ()))
             ]
             if f'"{value}"' not in given:
                 raise Violation(f"I6: answer {value!r} to {wait} of {exec_id} is lost: {given}")
@@ -321,12 +326,3 @@ class Checks:
             ends = [ending_text([event]) for event in self.events[stream_of(exec_id)]]
             if text not in ends:
                 raise Violation(f"P5: a client was told that {exec_id} {text}; it never did")
-
-
-def _may_mean(wait: str, path: str) -> bool:
-    """Whether an answer to `wait` may be one to the wait of this path.
-
-    The id of the first wait of a name is the name itself, and that means whichever of them is open.
-    """
-    wanted, found = wait.split("/")[-1], path.split("/")[-1]
-    return wanted in (found, found.partition("#")[0])

@@ -22,7 +22,7 @@ from kitaru.errors import (
 from kitaru.operations import executions, forks, resolving, waits
 from kitaru.status import ExecutionStatus
 from tests.determinism.programs import Node as Program
-from tests.simulation.core import ending_text
+from tests.simulation.core import called, ending_text
 from tests.simulation.programs import FLOWS, Kind
 
 if TYPE_CHECKING:
@@ -222,11 +222,10 @@ class Clients:
                 if chance.random() < 0.4 and not world.is_calm:
                     self.go(client, self.retry(exec_id))
                 continue
-            late = [
-                it.path for it in checks.events[stream_of(exec_id)] if isinstance(it, WaitExpired)
-            ]
+            events = checks.events[stream_of(exec_id)]
+            late = [it.path for it in events if isinstance(it, WaitExpired)]
             if late and not state.is_finished and chance.random() < 0.3:
-                self.go(client, self.answer(exec_id, late[-1], "late"))
+                self.go(client, self.answer(exec_id, called(events)[late[-1]][0], "late"))
             if state.is_finished or not state.waits:
                 continue
             wait = chance.choice(state.waits)
@@ -237,11 +236,11 @@ class Clients:
                 continue
             draw = chance.random()
             if draw < 0.1:
-                self.go(client, self.abort(exec_id, wait.path))
+                self.go(client, self.abort(exec_id, wait.id))
             elif draw < 0.3:
-                self.go(client, self.answer_twice(exec_id, wait.path, value))
+                self.go(client, self.answer_twice(exec_id, wait.id, value))
             elif draw < 0.4:
-                self.go(client, self.answer(exec_id, wait.path, value))
-                self.go(client, self.answer(exec_id, wait.path, value + "x"))
+                self.go(client, self.answer(exec_id, wait.id, value))
+                self.go(client, self.answer(exec_id, wait.id, value + "x"))
             else:
-                self.go(client, self.answer(exec_id, wait.path, value))
+                self.go(client, self.answer(exec_id, wait.id, value))

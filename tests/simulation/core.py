@@ -53,8 +53,10 @@ from kitaru.domain.execution.events import (
     TimerFired,
     WaitAborted,
     WaitExpired,
+    WaitRequested,
 )
 from kitaru.domain.execution.state import ABSENT, ExecutionState, evolve
+from kitaru.domain.execution.wait_ids import wait_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.calls import Call
@@ -654,9 +656,9 @@ class Actor:
             result = StoredValue(json=msgspec.Raw(f'"said{self.answers}"'.encode()))
             return self._append(Resolve(wait.path, review, result=result if given < 0.5 else None))
         if self.chance.random() < 0.1:
-            return self._append(AbortWait(wait.path, "never mind"))
+            return self._append(AbortWait(wait.id, "never mind"))
         answer = f'"answer{self.answers}"' if self.chance.random() < 0.9 else "17"
-        return self._append(GiveInput(wait.path, StoredValue(json=msgspec.Raw(answer.encode()))))
+        return self._append(GiveInput(wait.id, StoredValue(json=msgspec.Raw(answer.encode()))))
 
     def _append(self, command: Command) -> bool:
         state = self.journal.state
@@ -772,22 +774,27 @@ def twice_ended(events: Sequence[ExecutionEvent]) -> set[str]:
     return twice
 
 
-def check_attempts(events: Sequence[ExecutionEvent]) -> None:
-    """Attempts are numbered on and on, and no more are made than the policy says.
+def called(events: Sequence[ExecutionEvent]) -> dict[str, tuple[str, str]]:
+    """The ids and names of the waits that were asked, by path."""
+    asked = [event for event in events if isinstance(event, WaitRequested)]
+    return {event.path: (wait_id(event.path, event.name), event.name) for event in asked}
 
-    Of one call: in a later flow attempt the body may make another one there, with other arguments.
+
+def check_attempts(events: Sequence[ExecutionEvent]) -> None:
+    """Attempts of a path are numbered on and on, and no more are made than the policy says.
+
+    Also where the body of a later flow attempt calls the path with other arguments.
     """
-    last: dict[tuple[str, str], int] = {}
+    last: dict[str, int] = {}
     failed: dict[str, int] = {}
     for event in events:
         match event:
             case FlowAttemptFailed() | ExecutionReopened(reason="retry"):
                 failed.clear()
             case CheckpointCompleted(path=path) | CheckpointFailed(path=path):
-                call = (path, event.arguments_digest)
-                if event.attempt <= last.get(call, 0):
+                if event.attempt <= last.get(path, 0):
                     raise Violation(f"attempt {event.attempt} of {path} was recorded twice")
-                last[call] = event.attempt
+                last[path] = event.attempt
                 failed[path] = failed.get(path, 0) + isinstance(event, CheckpointFailed)
                 if failed[path] > MOST_ATTEMPTS:
                     raise Violation(f"{path} failed {failed[path]} times in one flow attempt")

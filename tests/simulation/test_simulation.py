@@ -11,12 +11,14 @@ import pytest
 
 from journal import SqliteTransaction
 from journal.backends.in_memory import InMemoryJournal
+from journal.backends.sqlite.transaction import Transaction
 from kitaru.domain.execution.events import CheckpointCompleted
 from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.executions import OwnedExecution
 from kitaru.engine.history import History
 from kitaru.engine.worker import Worker
 from tests.simulation import threaded
+from tests.simulation.campaign import differential_chunk
 from tests.simulation.core import RATES, Counted, run_seed
 from tests.simulation.differential import compare
 from tests.simulation.sometimes import SOMETIMES, Sometimes
@@ -97,6 +99,21 @@ def test_the_same_seed_is_the_same_world() -> None:
 def test_sqlite_is_asked_the_same_and_gives_the_same(seed: int) -> None:
     compared = compare(seed)
     assert compared.events >= compared.programs > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("release", lambda *_: None),
+        ("renew", lambda *_: []),
+        ("_epoch_of", lambda *_: 0),
+    ],
+)
+def test_a_backend_that_does_something_else_is_found(
+    method: str, wrong: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transaction, method, wrong)
+    assert differential_chunk(range(20)).failures
 
 
 def test_a_situation_that_nobody_has_named_is_refused() -> None:

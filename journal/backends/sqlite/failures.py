@@ -43,6 +43,33 @@ def is_of_the_store(error: Exception) -> bool:
     return isinstance(error, sqlite3.Error) and primary_code(error) in _STORE
 
 
+def explained(error: sqlite3.Error, path: str, seconds: float) -> sqlite3.Error:
+    """An error of the same kind that names the database and what to do.
+
+    `seconds` is how long others were waited for. What only the statement explains stays as it is.
+    """
+    match primary_code(error):
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
+            why = (
+                f"somebody else has kept it for {seconds:g} s, by writing or, outside of WAL mode, "
+                "by reading; look also for another connection of this very process"
+            )
+        case sqlite3.SQLITE_CANTOPEN:
+            why = "its folder must exist, and it and its folder may be read and written"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            why = "see to the permissions of the file and its folder"
+        case sqlite3.SQLITE_FULL:
+            why = "make room and try again"
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_IOERR:
+            why = "see to the file and its disk"
+        case _:
+            return error
+    told = type(error)(f"{path}: {error} ({why})")
+    for fact in ("sqlite_errorcode", "sqlite_errorname"):
+        setattr(told, fact, getattr(error, fact, None))
+    return told
+
+
 def translated(error: sqlite3.Error, location: str) -> JournalError:
     """The journal's own error, naming the file and what to do."""
     match primary_code(error):

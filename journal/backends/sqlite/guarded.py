@@ -5,10 +5,10 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from journal.backends.sqlite.connections import connect, patiently
-from journal.backends.sqlite.failures import primary_code
+from journal.backends.sqlite.connections import BUSY_SECONDS, connect, patiently
+from journal.backends.sqlite.failures import explained, primary_code
 from journal.errors import CommitOutcomeUnknown, CommitRefused, StatementRefused, TransactionOver
 from journal.records import Rows
 
@@ -108,7 +108,8 @@ class SqliteTransaction:
             except sqlite3.Error as error:
                 self._end("its commit has failed", connection)
                 if primary_code(error) in _NOT_COMMITTED:
-                    raise CommitRefused(str(error)) from error
+                    told = self._explained(error)
+                    raise CommitRefused(str(told)) from told
                 raise CommitOutcomeUnknown(
                     f"a commit to {self._path} failed ({error}), and nobody can tell whether it "
                     "is on disk: see to the disk"
@@ -119,11 +120,12 @@ class SqliteTransaction:
         """One short read of what is committed, outside of it; nothing where there is no file."""
         if not os.path.exists(self._path):
             return Rows([])
-        connection = connect(self._path, "mode=rw")
-        try:
-            return patiently(lambda: _rows(connection.execute(statement, parameters)))
-        finally:
-            connection.close()
+        with self._explaining():
+            connection = connect(self._path, "mode=rw")
+            try:
+                return patiently(lambda: _rows(connection.execute(statement, parameters)))
+            finally:
+                connection.close()
 
     def check(self) -> None:
         """Raises TransactionOver when it is over."""
@@ -166,7 +168,7 @@ class SqliteTransaction:
                     raise self._error() from error
                 if self._refused:
                     raise StatementRefused(self._refused) from error
-                raise
+                self._raise_explained(error)
             finally:
                 self._guarding = False
                 if not connection.in_transaction:
@@ -175,11 +177,28 @@ class SqliteTransaction:
     def _begun(self) -> sqlite3.Connection:
         self.check()
         if self._connection is None:
-            connection = self.open()
+            with self._explaining():
+                connection = self.open()
             connection.set_authorizer(self._authorize)
             self._connection = connection
             self.check()  # it may have been abandoned while it was waiting to begin
         return self._connection
+
+    def _explained(self, error: sqlite3.Error) -> sqlite3.Error:
+        return explained(error, self._path, BUSY_SECONDS)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._raise_explained(error)
+
+    def _raise_explained(self, error: sqlite3.Error) -> NoReturn:
+        told = self._explained(error)
+        if told is error:
+            raise error
+        raise told from error
 
     def _begin_to_end(self) -> sqlite3.Connection:
         # In this order: `abandon` looks at them in the other, so that one sees the other.

@@ -42,6 +42,8 @@ from journal.watchers import Watchers
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.02
+_GATHERED_AT_MOST = 128
+"""How much waits for the end of the pass of the loop before the writer thread is given it."""
 _BLOBS_OFF_THE_LOOP_BYTES = 256 * 1024
 
 
@@ -250,10 +252,16 @@ class SqliteJournal:
         return future
 
     def _gather(self, work: Work[Any]) -> None:
-        """Gathers what is written in one pass of the loop, for one transaction."""
+        """Gathers what is written in one pass of the loop, for one transaction.
+
+        Of much, the first part is given to the writer thread at once, so that it writes while the
+        loop still makes the rest.
+        """
         self._gathered.append(work)
         if len(self._gathered) == 1:
             self._loop.call_soon(self._commit_gathered)
+        elif len(self._gathered) >= _GATHERED_AT_MOST:
+            self._commit_gathered()
 
     def _commit_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []

@@ -1,5 +1,6 @@
 """Which events a command leads to. All of an execution's rules are here."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from kitaru.domain.execution.commands import (
@@ -42,7 +43,8 @@ from kitaru.domain.execution.events import (
     WaitAborted,
     WaitExpired,
 )
-from kitaru.domain.execution.state import ExecutionState
+from kitaru.domain.execution.state import ExecutionState, OpenWait
+from kitaru.domain.execution.wait_ids import meant
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.errors import KitaruStateError
 from kitaru.status import ExecutionStatus, FailureOrigin
@@ -83,7 +85,7 @@ def decide(state: ExecutionState, command: Command) -> Events:
         case ConfirmCancel():
             return (ExecutionCancelled(reason=_open(state).cancel_reason),)
         case GiveInput():
-            return _give_input(_open(state), command)
+            return _give_input(state, command)
         case AbortWait(wait=wait, reason=reason):
             return (WaitAborted(path=_open_wait(_open(state), wait), reason=reason),)
         case Resolve():
@@ -212,23 +214,19 @@ def _cancel(state: ExecutionState, reason: str) -> Events:
 
 
 def _give_input(state: ExecutionState, command: GiveInput) -> Events:
-    found = [wait.path for wait in state.questions if command.wait in (wait.path, wait.name)]
-    if command.wait in found or len(found) == 1:
-        path = command.wait if command.wait in found else found[0]
-        return (InputGiven(path=path, value=command.value),)
-    if found:
-        raise KitaruStateError(
-            f"Several waits are called {command.wait!r}; name one by its id: {', '.join(found)}."
-        )
+    if command.answered is None:
+        _open(state)
+    if meant(command.wait, state.questions):
+        return (InputGiven(path=_open_wait(state, command.wait), value=command.value),)
     if command.answered is not None:
         if same(command.answered, command.value):
             return ()
         raise KitaruStateError(
             f"Wait {command.wait!r} has been answered already, with another value: the first "
-            "answer counts."
+            "answer counts." + (f" The execution is {state.status}." if state.is_finished else "")
         )
     if command.ended:
-        there = ", ".join(wait.path for wait in state.questions)
+        there = _ids(state.questions)
         raise KitaruStateError(
             f"Wait {command.wait!r} has ended without an answer, and the flow has gone on: it is "
             "no open wait any more" + (f"; it waits for: {there}." if there else ".")
@@ -248,20 +246,21 @@ def same(one: StoredValue, other: StoredValue) -> bool:
 
 
 def _open_wait(state: ExecutionState, wait: str) -> str:
-    """The id of the open wait that has this id, or alone has this name."""
-    if any(known.path == wait for known in state.questions):
-        return wait
-    found = [known.path for known in state.questions if known.name == wait]
+    """The path of the open wait that has this id, or alone has this name."""
+    found = meant(wait, state.questions)
     if len(found) == 1:
         return found[0]
     if found:
-        raise KitaruStateError(
-            f"Several waits are called {wait!r}; name one by its id: {', '.join(found)}."
-        )
-    there = ", ".join(known.path for known in state.questions)
+        ids = _ids(known for known in state.questions if known.path in found)
+        raise KitaruStateError(f"Several waits are called {wait!r}; name one by its id: {ids}.")
+    there = _ids(state.questions)
     if not there:
         raise KitaruStateError("The execution does not wait for an input now.")
     raise KitaruStateError(f"The execution has no open wait {wait!r}; it waits for: {there}.")
+
+
+def _ids(waits: Iterable[OpenWait]) -> str:
+    return ", ".join(wait.id for wait in waits)
 
 
 def _resolve(state: ExecutionState, command: Resolve) -> Events:
@@ -269,8 +268,9 @@ def _resolve(state: ExecutionState, command: Resolve) -> Events:
     if state.status is ExecutionStatus.DIVERGED:
         raise KitaruStateError("The execution has diverged; put its code right and resume it.")
     if review is None or not any(w.is_review and w.path == path for w in state.waits):
-        there = ", ".join(wait.path for wait in state.waits if wait.is_review) or "none"
-        raise KitaruStateError(f"Call {path!r} needs no review; those that do: {there}.")
+        there = ", ".join(wait.path for wait in state.waits if wait.is_review)
+        others = f"those that do: {there}" if there else "nor does any other call"
+        raise KitaruStateError(f"Call {path!r} needs no review now; {others}.")
     if command.result is not None:
         completed = CheckpointCompleted(**_of_call(review), result=command.result, resolved=True)
         return (CheckpointResolved(path=path, decision="result"), completed)

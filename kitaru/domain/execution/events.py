@@ -158,6 +158,8 @@ class OffersTaken(Event, frozen=True, kw_only=True, gc=False):
 class CheckpointEvent(CallEvent, frozen=True, kw_only=True, gc=False):
     name: str
     attempt: int
+    """From 1, over all that was tried at the path: flow attempts, other arguments, crashes. What is
+    reused has the number of the attempt before it."""
     site: str = ""
     """``file:line`` of the call."""
     arguments_digest: str = ""

@@ -1,7 +1,5 @@
 """Where an execution stands: the fold of its events. Total: every event has its case."""
 
-from collections.abc import Container
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -41,6 +39,7 @@ from kitaru.domain.execution.events import (
     WaitExpired,
     WaitRequested,
 )
+from kitaru.domain.execution.wait_ids import early_answer, wait_id
 from kitaru.domain.stack.decide import LOCAL
 from kitaru.status import ExecutionStatus, FailureOrigin
 
@@ -49,9 +48,13 @@ class OpenWait(Struct, frozen=True, omit_defaults=True):
     """A wait that nobody has answered, or a call that nobody has reviewed."""
 
     path: str
-    """Its id."""
     name: str
     is_review: bool = False
+
+    @property
+    def id(self) -> str:
+        """What an answer names it by, and no other wait."""
+        return self.path if self.is_review else wait_id(self.path, self.name)
 
 
 class ExecutionState(Struct, frozen=True, omit_defaults=True):
@@ -263,13 +266,6 @@ def _waiting(state: ExecutionState, path: str, name: str) -> ExecutionState:
     return _opened(state, OpenWait(path, name))
 
 
-def early_answer(early: Container[str], path: str, name: str) -> str | None:
-    """Which of the early answers is that of a wait: the one for its id, else that for its name."""
-    if path in early:
-        return path
-    return name if name in early else None
-
-
 def _opened(state: ExecutionState, wait: OpenWait) -> ExecutionState:
     return replace(
         state,
@@ -283,7 +279,7 @@ def _opened(state: ExecutionState, wait: OpenWait) -> ExecutionState:
 def _reason(wait: OpenWait) -> str:
     if wait.is_review:
         return f"needs review: {wait.path} was started and lost, and may run only once"
-    return f"waits for an input: {wait.path}"
+    return f"waits for an input: {wait.id}"
 
 
 def _answered(state: ExecutionState, path: str) -> ExecutionState:

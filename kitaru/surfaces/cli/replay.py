@@ -27,6 +27,7 @@ from kitaru.surfaces.cli.steering import TIMEOUT, full_id, wait_here
     help='Other outcomes: {"checkpoint.PATH": ..., "wait.PATH": ...}.',
 )
 @click.option("--retries", type=click.IntRange(0), help="How often the body is run again.")
+@click.option("--cache/--no-cache", default=False, help="Whether earlier results are reused.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key makes no second one.")
 @click.option("--no-wait", is_flag=True, help="Only make it; a worker or `resume` runs it.")
 @TIMEOUT
@@ -38,6 +39,7 @@ def replay(
     arguments: str | None,
     overrides: str | None,
     retries: int | None,
+    cache: bool,
     idempotency_key: str | None,
     no_wait: bool,
     timeout: float | None,
@@ -61,7 +63,7 @@ def replay(
     )
     runtime = current_runtime()
     new_id = blocking(
-        runtime, lambda: forks.fork_for_others(runtime, request, retries=retries, cache=None)
+        runtime, lambda: forks.fork_for_others(runtime, request, retries=retries, cache=cache)
     )
     executions = KitaruClient().executions
     execution = executions.get(new_id)

@@ -20,6 +20,7 @@ from kitaru.surfaces.cli.text import escaped
 @click.option("--cache/--no-cache", default=None, help="Whether earlier results are reused.")
 @click.option("--stack", help="Where it runs; without it, where `kitaru stack current` says.")
 @click.option("--image", metavar="TEXT|JSON|@FILE", help="What its runners are to have.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key starts no second one.")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait, at most.")
 @click.pass_context
 def run(
@@ -31,6 +32,7 @@ def run(
     cache: bool | None,
     stack: str | None,
     image: str | None,
+    idempotency_key: str | None,
     timeout: float | None,
 ) -> None:
     """Start a flow and wait for its result.
@@ -46,7 +48,11 @@ def run(
     flow = load_target(target)
     bound = bind_json(flow.definition.function, given)
     options = flow.sync.with_options(
-        retries=retries, cache=cache, stack=stack, image=image_option(image)
+        retries=retries,
+        cache=cache,
+        stack=stack,
+        image=image_option(image),
+        idempotency_key=idempotency_key,
     )
     handle = options.run(**bound)
     output = Output(ctx)

@@ -79,9 +79,11 @@ def retry(
 
 def wait_here(ctx: click.Context, execution: Execution, timeout: float | None) -> None:
     from kitaru.sdk.client import KitaruClient
-    from kitaru.surfaces.cli.waiting import wait_for
+    from kitaru.surfaces.cli.waiting import question_lines, review_lines, wait_for
 
     output = Output(ctx)
+    for line in (*question_lines(execution), *review_lines(execution)):
+        output.note(line)
     wait_for(
         ctx,
         output,
@@ -153,10 +155,13 @@ def input_command(
         return
     answer = _answer(execution, wait, value)
     after = executions.input(execution.exec_id, wait=wait, value=answer)
-    output.item(after, lambda: _answered(after, wait))
+    said = f"Wait {wait} of execution {after.exec_id} is answered."
+    output.item(after, lambda: _goes_on(after, said))
 
 
 def _chosen(execution: Execution, name: str | None) -> str:
+    from kitaru.surfaces.cli.waiting import review_lines
+
     if name is not None:
         return name
     waits = [wait.wait_id for wait in execution.pending_waits]
@@ -164,6 +169,11 @@ def _chosen(execution: Execution, name: str | None) -> str:
         return waits[0]
     if waits:
         raise KitaruUsageError(f"It waits for several; name one with --wait: {', '.join(waits)}.")
+    if any(call.needs_review for call in execution.checkpoints):
+        raise KitaruStateError(
+            f"Execution {execution.exec_id} does not wait for an input: "
+            f"{', '.join(review_lines(execution))}"
+        )
     raise KitaruStateError(
         f"Execution {execution.exec_id} is {execution.status} and does not wait for an input now. "
         "To answer a wait that it has not come to yet, name it with --wait."
@@ -179,8 +189,7 @@ def _answer(execution: Execution, wait: str, text: str | None) -> Any:
     return _json(text, "--value")
 
 
-def _answered(execution: Execution, wait: str) -> str:
-    said = f"Wait {wait} of execution {execution.exec_id} is answered."
+def _goes_on(execution: Execution, said: str) -> str:
     if is_owned(execution, datetime.fromtimestamp(time.time(), UTC)):
         return said
     return (
@@ -216,7 +225,8 @@ def resolve(
     if result is not None:
         given["result"] = _json(result, "--result")
     after = KitaruClient().executions.resolve(full_id(exec_id), call, **given)
-    Output(ctx).item(after, lambda: f"Call {call} of execution {after.exec_id} is reviewed.")
+    said = f"Call {call} of execution {after.exec_id} is reviewed."
+    Output(ctx).item(after, lambda: _goes_on(after, said))
 
 
 def _json(text: str, option: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from msgspec import Raw
 
+from kitaru.domain.execution.wait_ids import wait_id
 from kitaru.errors import (
     KitaruDivergenceError,
     KitaruError,
@@ -194,13 +195,40 @@ class Progress:
             if entry.kind in _SHOWN:
                 click.echo(f"  {_line(entry)}", err=True)
             if entry.kind == "wait_requested":
-                click.echo(f"    {_how_to_answer(entry)}", err=True)
+                wait = wait_id(entry.path or "", entry.name or "")
+                click.echo(f"    {_how_to_answer(entry.exec_id, wait)}", err=True)
+            if entry.kind == "review_requested":
+                click.echo(f"    {_how_to_resolve(entry.exec_id, entry.path or '')}", err=True)
 
 
-def _how_to_answer(entry: TimelineEntry) -> str:
-    wait = shlex.quote(entry.path or "")
+def question_lines(execution: Execution) -> list[str]:
+    """The answers that an execution waits for already, and how they are given."""
+    return [
+        f"It waits for {escaped(wait.wait_id)}; {_how_to_answer(execution.exec_id, wait.wait_id)}"
+        for wait in execution.pending_waits
+    ]
+
+
+def review_lines(execution: Execution) -> list[str]:
+    """The calls that somebody has to review, and how that is done."""
+    return [
+        f"{escaped(call.call_id)} needs review; {_how_to_resolve(execution.exec_id, call.call_id)}"
+        for call in execution.checkpoints
+        if call.needs_review
+    ]
+
+
+def _how_to_answer(exec_id: str, wait: str) -> str:
+    quoted = shlex.quote(wait)
     return escaped(
-        f"answer it with: kitaru executions input {entry.exec_id} --wait {wait} --value JSON"
+        f"answer it with: kitaru executions input {exec_id} --wait {quoted} --value JSON"
+    )
+
+
+def _how_to_resolve(exec_id: str, call: str) -> str:
+    how = "--result JSON | --failed TEXT | --run-again"
+    return escaped(
+        f"say what came of it with: kitaru executions resolve {exec_id} {shlex.quote(call)} {how}"
     )
 
 

@@ -25,7 +25,7 @@ from tests.conftest import RunProgram
 
 
 class Runs:
-    """How often bodies ran: an object, of which the fingerprint covers the class alone."""
+    """How often bodies ran: an object, which counts as it was when it was first looked at."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

@@ -18,6 +18,7 @@ from kitaru.engine.differences import (
     RANDOM,
     TIME,
     UUID,
+    are_equal,
     difference_lines,
     differences,
     hint_of,
@@ -36,8 +37,19 @@ trees = st.recursive(
 
 @given(trees, trees)
 def test_there_is_a_difference_exactly_where_the_bytes_differ(before: Any, now: Any) -> None:
-    same = msgspec.json.encode(before, order="sorted") == msgspec.json.encode(now, order="sorted")
+    same = msgspec.json.encode(before) == msgspec.json.encode(now)
     assert (differences(before, now) == ()) == same
+
+
+@pytest.mark.parametrize("place", [lambda d: d, lambda d: {"x": d}, lambda d: {"x": [1, d]}])
+def test_another_order_of_a_dicts_keys_is_a_difference_and_says_so(place: Any) -> None:
+    before, now = place({"a": 1, "b": [2]}), place({"b": [2], "a": 1})
+    assert are_equal(before, now)
+    (difference,) = differences(before, now)
+    assert difference.hint == ORDER
+    assert list(difference.recorded) == ["a", "b"]
+    assert list(difference.now) == ["b", "a"]
+    assert not are_equal(before, place({"b": [3], "a": 1}))
 
 
 @pytest.mark.parametrize(

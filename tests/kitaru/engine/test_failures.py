@@ -470,6 +470,31 @@ def test_a_class_that_is_gone_is_stood_in_for_by_its_nearest_bases(
     assert f"{type(copy).__module__}.{type(copy).__qualname__}: {copy}" == "shop.Last: late"
 
 
+def test_a_renamed_class_is_caught_by_its_new_name_where_the_old_one_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The law: a name in the journal means what the module has under that name today."""
+
+    class OutOfStock(LookupError):
+        pass
+
+    class SoldOut(LookupError):
+        pass
+
+    module = module_with("shop", OutOfStock)
+    monkeypatch.setitem(sys.modules, "shop", module)
+    data = stored(describe(OutOfStock("no lamp"), CODEC))
+    del module.__dict__["OutOfStock"]
+    renamed = module_with("shop", SoldOut)
+    monkeypatch.setitem(sys.modules, "shop", renamed)
+    stand_in = revive(data, CODEC)
+    assert not isinstance(stand_in, SoldOut)
+    assert isinstance(stand_in, LookupError)
+    renamed.__dict__["OutOfStock"] = SoldOut
+    assert type(revive(data, CODEC)) is SoldOut
+    assert str(revive(data, CODEC)) == "no lamp"
+
+
 def test_the_base_of_a_control_flow_exception_is_not_exception() -> None:
     class Stop(BaseException):
         pass

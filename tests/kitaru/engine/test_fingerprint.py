@@ -1,10 +1,12 @@
 """A fingerprint is the same for the same code in every process, and another for any other."""
 
 import dataclasses
+import gc
 import subprocess
 import sys
 import textwrap
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +53,18 @@ SAME = {
     "a container that holds itself": ("K = []; K.append(K)\ndef f(): return K",) * 2,
     "an address": ("K = object()\ndef f(): return K",) * 2,
     "a local class": ("def f():\n    class A: x = 1\n    return A.x",) * 2,
+    "an object that holds itself": (
+        "class A:\n    def __init__(self): self.a = [self]\nK = A()\ndef f(): return K",
+    )
+    * 2,
+    "what an object holds of libraries": (
+        "class A:\n    def __init__(self): self.a = object()\nK = A()\ndef f(): return K",
+    )
+    * 2,
+    "what is too much of an object": (
+        "class A: pass\nK = A(); K.a = list(range(5_000))\ndef f(): return K",
+        "class A: pass\nK = A(); K.a = list(range(6_000))\ndef f(): return K",
+    ),
 }
 DECORATED = """
 import functools
@@ -157,6 +171,200 @@ OTHER = {
         "import kitaru\n@kitaru.checkpoint\ndef g(): return 2\ndef f(): return g",
     ),
 }
+
+
+# Sources, a place in them, and what makes another source of it.
+
+EDITED = {
+    "a key that is looked up": (
+        "from operator import itemgetter as g; K = g('a')\ndef f(x): return K(x)",
+        "'a'",
+        "'b'",
+    ),
+    "a method that is called": (
+        "from operator import methodcaller as g; K = g('a')\ndef f(x): return K(x)",
+        "'a'",
+        "'b'",
+    ),
+    "a slice": (
+        "K = slice(1)\ndef f(x): return x[K]",
+        "(1)",
+        "(2)",
+    ),
+    "a fraction": (
+        "from fractions import Fraction as F; K = F(1, 2)\ndef f(): return K",
+        "1, 2",
+        "1, 3",
+    ),
+    "a view of a dict": (
+        "from types import MappingProxyType as V; K = V({1: 1})\ndef f(): return K",
+        ": 1",
+        ": 2",
+    ),
+    "a dict's factory": (
+        "from collections import defaultdict as D; K = D(lambda: 1)\ndef f(): return K",
+        ": 1",
+        ": 2",
+    ),
+    "a queue": (
+        "from collections import deque; K = deque([1])\ndef f(): return K",
+        "[1]",
+        "[2]",
+    ),
+    "an ordered dict": (
+        "from collections import OrderedDict as D; K = D(a=1)\ndef f(): return K",
+        "=1",
+        "=2",
+    ),
+    "a namespace": (
+        "from types import SimpleNamespace as N; K = N(a=1)\ndef f(): return K",
+        "=1",
+        "=2",
+    ),
+    "a template": (
+        "from string import Template as T; K = T('a')\ndef f(): return K",
+        "'a'",
+        "'b'",
+    ),
+    "an alias of a type": (
+        "from typing import Annotated as A; K = A[int, 1]\ndef f(): return K",
+        "1]",
+        "2]",
+    ),
+    "an implementation for a type": (
+        (
+            "from functools import singledispatch\n@singledispatch\ndef g(x): pass\n"
+            "@g.register\ndef _(x: int): return 1\ndef f(): return g(0)"
+        ),
+        "return 1",
+        "return 2",
+    ),
+    "an implementation of a method for a type": (
+        (
+            "from functools import singledispatchmethod\nclass A:\n    @singledispatchmethod\n"
+            "    def g(self, x): pass\n    @g.register\n    def _(self, x: int): return 1\n"
+            "def f(): return A().g(0)"
+        ),
+        "return 1",
+        "return 2",
+    ),
+    "an argument of a partial method": (
+        (
+            "from functools import partialmethod\nclass A:\n    def g(self, x): return x\n"
+            "    h = partialmethod(g, 1)\ndef f(): return A().h()"
+        ),
+        "g, 1",
+        "g, 2",
+    ),
+    "a struct's default": (
+        "import msgspec\nclass A(msgspec.Struct):\n    m: int = 1\ndef f(): return A()",
+        "= 1",
+        "= 2",
+    ),
+    "a struct's names": (
+        (
+            "import msgspec\nclass A(msgspec.Struct, rename='upper'):\n    m: int\n"
+            "def f(): return A(1)"
+        ),
+        "upper",
+        "lower",
+    ),
+    "a struct's factory": (
+        (
+            "import msgspec\nclass A(msgspec.Struct):\n"
+            "    m: int = msgspec.field(default_factory=lambda: 1)\ndef f(): return A()"
+        ),
+        ": 1",
+        ": 2",
+    ),
+    "a struct's options": (
+        "import msgspec\nclass A(msgspec.Struct, tag='a'): pass\ndef f(): return A()",
+        "'a'",
+        "'b'",
+    ),
+    "a model's default": (
+        "import pydantic\nclass A(pydantic.BaseModel):\n    m: int = 1\ndef f(): return A()",
+        "= 1",
+        "= 2",
+    ),
+    "a model's limit": (
+        (
+            "import pydantic\nclass A(pydantic.BaseModel):\n"
+            "    m: int = pydantic.Field(5, gt=1)\ndef f(): return A()"
+        ),
+        "gt=1",
+        "gt=2",
+    ),
+    "a model's factory": (
+        (
+            "import pydantic\nclass A(pydantic.BaseModel):\n"
+            "    m: int = pydantic.Field(default_factory=lambda: 1)\ndef f(): return A()"
+        ),
+        ": 1",
+        ": 2",
+    ),
+    "a class's text with underscores": (
+        "class A: __table__ = 'a'\ndef f(): return A",
+        "'a'",
+        "'b'",
+    ),
+    "slots": (
+        "class A: __slots__ = ('a',)\ndef f(): return A",
+        "'a'",
+        "'b'",
+    ),
+    "a metaclass": (
+        (
+            "class M(type):\n    def m(cls): return 1\nclass A(metaclass=M): pass\n"
+            "def f(): return A.m()"
+        ),
+        "return 1",
+        "return 2",
+    ),
+    "a descriptor": (
+        (
+            "class D:\n    def __init__(self, v): self.v = v\n"
+            "    def __get__(self, *_): return self.v\nclass A: m = D(1)\ndef f(): return A.m"
+        ),
+        "D(1)",
+        "D(2)",
+    ),
+    "what a decorator's object holds": (
+        (
+            "class D:\n    def __init__(self, g): self.g = g\n@D\ndef g(): return 1\n"
+            "def f(): return g.g()"
+        ),
+        "return 1",
+        "return 2",
+    ),
+    "what an object holds": (
+        "class A:\n    def __init__(self, v): self.v = {'v': [v]}\nK = A(1)\ndef f(): return K.v",
+        "A(1)",
+        "A(2)",
+    ),
+    "what an object's object holds": (
+        "class A:\n    def __init__(self, v): self.v = v\nK = A(A(1))\ndef f(): return K.v.v",
+        "A(1)",
+        "A(2)",
+    ),
+    "what an object with slots holds": (
+        (
+            "class A:\n    __slots__ = ('v', 'w')\n    def __init__(self, v): self.v = v\n"
+            "K = A(1)\ndef f(): return K.v"
+        ),
+        "A(1)",
+        "A(2)",
+    ),
+    "the object of a method": (
+        (
+            "class A:\n    def __init__(self, v): self.v = v\n    def m(self): return self.v\n"
+            "K = A(1).m\ndef f(): return K()"
+        ),
+        "A(1)",
+        "A(2)",
+    ),
+}
+OTHER.update({name: (text, text.replace(old, new)) for name, (text, old, new) in EDITED.items()})
 
 
 @pytest.mark.parametrize("pair", SAME.values(), ids=SAME)
@@ -273,14 +481,77 @@ def test_what_changes_again_and_again_is_state_and_has_no_fingerprint() -> None:
     assert set(seen[CHANGES_ALLOWED + 1 :]) == {None}
 
 
-def test_an_object_whose_state_changes_is_told_by_its_class() -> None:
-    module = module_of(
-        "class Client:\n    def __init__(self): self.calls = 0\nK = Client()\ndef f(): return K"
-    )
+CHANGING = """
+class Client:
+    def __init__(self): self.calls = 0; self.seen = []; self.hook = hook; self.inner = Inner()
+class Inner:
+    limit = 1
+    def __init__(self): self.limit = 1
+def hook(): return LIMIT
+L = LIMIT = 1
+K = Client()
+def f(): return K, L
+"""
+
+
+@pytest.mark.parametrize("change", ["K.calls += 1", "K.seen.append(1)", "K.inner.limit = 2"])
+def test_what_changes_in_an_object_is_its_state_and_counts_as_it_was(change: str) -> None:
+    module = module_of(CHANGING)
     fingerprint = Fingerprint(module.f)
     first = fingerprint.current()
-    module.K.calls += 1
+    for _ in range(CHANGES_ALLOWED + 5):
+        exec(change, vars(module))
+        assert fingerprint.current() == first
+    exec("L = 2", vars(module))
+    other = fingerprint.current()
+    exec("L = 1", vars(module))
+    assert first == fingerprint.current() != other
+
+
+def test_what_an_object_refers_to_counts_when_it_changes() -> None:
+    module = module_of(CHANGING)
+    fingerprint = Fingerprint(module.f)
+    first = fingerprint.current()
+    vars(module)["LIMIT"] = 2
+    second = fingerprint.current()
+    module.Inner.limit = 2
+    assert first != second != fingerprint.current()
+
+
+def test_checkpoints_that_share_an_object_have_one_first_look_at_it() -> None:
+    one, two = module_of(CHANGING), module_of(CHANGING)
+    vars(two)["K"] = one.K
+    first = Fingerprint(one.f).current()
+    one.K.calls += 1
+    assert Fingerprint(two.f).current() == first
+
+
+def test_an_object_that_was_looked_at_can_go() -> None:
+    module = module_of(CHANGING)
+    Fingerprint(module.f).current()
+    gone = weakref.ref(module.K)
+    vars(module)["K"] = None
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_object_in_the_place_of_another_counts_as_it_is() -> None:
+    module = module_of(CHANGING)
+    fingerprint = Fingerprint(module.f)
+    first = fingerprint.current()
+    exec("K = Client()", vars(module))
     assert fingerprint.current() == first
+    exec("K = Client(); K.calls = 1", vars(module))
+    assert fingerprint.current() != first
+
+
+def test_data_that_is_nested_too_deeply_is_no_constant() -> None:
+    module = module_of("K = []\ndef f(): return K")
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    vars(module)["K"] = deep
+    assert Fingerprint(module.f).current() is None
 
 
 def test_an_object_that_answers_every_name_is_not_asked() -> None:

@@ -124,6 +124,14 @@ def test_attempts_are_numbered_on_and_their_budget_is_that_of_the_flow_attempt()
     assert (tried.last_attempt, tried.this_pass, tried.retry_at) == (3, 1, 70)
 
 
+def test_attempts_are_numbered_on_after_one_that_completed_with_other_arguments() -> None:
+    known = history(done("a"), ATTEMPT_FAILED)
+    assert known.last_attempt_of("a") == 1
+    known = history(done("a"), ATTEMPT_FAILED, failed("a", 2), ATTEMPT_FAILED)
+    assert known.last_attempt_of("a") == 2
+    assert known.last_attempt_of("unknown") == 0
+
+
 def test_an_attempt_that_a_crash_ended_has_a_number_and_costs_nothing() -> None:
     known = history(CheckpointStarted(path="a", name="a", attempt=1))
     tried = known.attempts_of("a")

@@ -365,6 +365,9 @@ def test_a_bad_answer_is_refused_and_changes_nothing() -> None:
     for options in ({}, {"result": 1, "run_again": True}, {"failed": "x", "result": 1}):
         with pytest.raises(kitaru.KitaruUsageError, match="one of"):
             executions.resolve("refused", "charge", **options)
+    for no_message in ("", " ", 5, b"gone"):
+        with pytest.raises(kitaru.KitaruUsageError, match="said in a text"):
+            executions.resolve("refused", "charge", failed=no_message)  # type: ignore[arg-type]
     with pytest.raises(kitaru.KitaruStateError, match="charge"):
         executions.resolve("refused", "note", run_again=True)
     with pytest.raises(kitaru.KitaruStateError):
@@ -451,14 +454,26 @@ def test_a_kill_inside_the_body_is_not_repeated_and_is_resolved_from_the_command
     assert killed.returncode == -signal.SIGKILL
     exec_id = killed.stdout.split()[0]
     assert (tmp_path / "effects").read_text() == "book\n"
-    second = run(str(program), colour, "4")
+    second = run(str(program), colour, "4", KITARU_LOG_LEVEL="warning")
     assert "KitaruTimeoutError" in second.stderr
+    (told,) = [line for line in second.stderr.splitlines() if "checkpoint_needs_review" in line]
+    assert f"exec_id={exec_id} path=charge site=program.py:" in told
     assert (tmp_path / "effects").read_text() == "book\n"
     shown = run("-m", "kitaru", "executions", "get", exec_id)
     assert "Needs review" in shown.stdout, shown.stdout + shown.stderr
     assert "needs review" in shown.stdout
+    how = f"kitaru executions resolve {exec_id} charge --result JSON | --failed TEXT | --run-again"
+    resumed = run("-m", "kitaru", "executions", "resume", exec_id, "--timeout", "0.5")
+    assert how in resumed.stderr
+    answered = run("-m", "kitaru", "executions", "input", exec_id, "--value", "1")
+    assert answered.returncode == 1
+    assert how in answered.stderr
     resolved = run("-m", "kitaru", "executions", "resolve", exec_id, "charge", answer)
     assert resolved.returncode == 0, resolved.stderr
+    assert "It goes on with the next process that serves its flow" in resolved.stdout
+    again = run("-m", "kitaru", "executions", "resolve", exec_id, "charge", answer)
+    assert again.returncode == 1
+    assert "needs no review now; nor does any other call" in again.stderr
     last = run(str(program), colour, "30")
     runs = 2 if answer == "--run-again" else 1
     assert (tmp_path / "effects").read_text() == "book\n" * runs

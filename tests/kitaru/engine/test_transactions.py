@@ -775,6 +775,54 @@ def test_a_location_that_is_none_fails_the_call(
     assert result(sync_body if body is direct else async_body) == expected
 
 
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [(None, "not None"), ("", "not ''"), (5, "not a int"), (False, "not a bool")],
+)
+def test_a_location_that_is_none_is_shown(location: Any, shown: str) -> None:
+    with pytest.raises(kitaru.KitaruUsageError, match=shown):
+        transactions.Database(lambda: location).path()
+
+
+def test_a_function_may_name_the_journals_own_database(kind: str) -> None:
+    if kind == "separate":
+        pytest.skip("the table is in the journal's file")
+
+    @checkpoint(transaction=lambda: True)
+    def writes() -> str:
+        return insert("one")
+
+    @flow
+    def writing() -> str:
+        return writes()
+
+    assert result(writing) == "one is number 1"
+    assert orders() == ["one"]
+
+
+def test_a_thread_that_a_body_starts_is_given_its_transaction() -> None:
+    @checkpoint(transaction=where)
+    def writes() -> str:
+        asked = threading.Thread(target=lambda: told.append(transaction_here()))
+        asked.start()
+        asked.join()
+        return insert("one")
+
+    @flow
+    def writing() -> str:
+        return writes()
+
+    def transaction_here() -> str:
+        try:
+            return str(kitaru.transaction())
+        except kitaru.KitaruContextError as error:
+            return str(error)
+
+    told: list[str] = []
+    assert result(writing) == "one is number 1"
+    assert "A thread that a checkpoint has started is given what it returns there" in told[0]
+
+
 def test_other_databases_do_not_exist_yet() -> None:
     with pytest.raises(kitaru.KitaruFeatureNotAvailableError, match="SQLite") as caught:
         checkpoint(transaction="postgresql://me:secret@host/db")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import kitaru
-from journal import Append, Claim, ClaimQuery, NewEvent
+from journal import Append, Claim, ClaimQuery, JournalUnavailable, NewEvent
 from kitaru import ExecutionStatus, checkpoint, flow
 from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.events import (
@@ -303,10 +303,39 @@ async def test_a_diverged_execution_can_be_cancelled(bench: Any, cancel: Any) ->
 async def test_a_force_that_fails_leaves_no_lease_behind(bench: Any) -> None:
     exec_id = await abandoned(bench)
     bench.faults.fail_at = bench.faults.appends + 2
-    with pytest.raises(Exception, match="nothing was written"):
+    with pytest.raises(kitaru.KitaruBackendError, match=r"[Nn]othing was written"):
         await executions.force_cancel(bench.runtime, exec_id)
     head = await bench.runtime.journal.head(stream_of(exec_id))
     assert head.owner is None
+
+
+@pytest.mark.parametrize(
+    ("operation", "method"),
+    [
+        (executions.find_id, "heads"),
+        (executions.find_id, "head"),
+        (executions.force_cancel, "claim"),
+        (executions.force_cancel, "read_stream"),
+        (executions.force_cancel, "append"),
+        (executions.resume, "claim"),
+        (executions.resume, "head"),
+        (executions.cancel, "read_stream"),
+        (executions.retry_now, "read_stream"),
+    ],
+)
+async def test_a_journal_that_fails_is_told_in_kitarus_own_words(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, operation: Any, method: str
+) -> None:
+    exec_id = await abandoned(bench)
+
+    async def fails(*_: Any, **__: Any) -> Any:
+        raise JournalUnavailable("the disk is gone")
+
+    monkeypatch.setattr(bench.runtime.journal, method, fails, raising=False)
+    if (operation, method) == (executions.find_id, "head"):
+        exec_id = "unknown"
+    with pytest.raises(kitaru.KitaruBackendError, match=r"(?i)the disk is gone"):
+        await operation(bench.runtime, exec_id)
 
 
 # reopening and resuming

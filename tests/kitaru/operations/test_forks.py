@@ -707,6 +707,8 @@ async def branches(start: int) -> list[int]:
     ("request_of", "error", "text"),
     [
         ({"from_": "nope"}, kitaru.KitaruUsageError, "come to no call 'nope'.*add_async"),
+        ({"from_": "checkpoint.add_async"}, kitaru.KitaruUsageError, "you mean 'add_async'"),
+        ({"from_": "add_asinc"}, kitaru.KitaruUsageError, "you mean 'add_async'"),
         ({"from_": ""}, kitaru.KitaruUsageError, "from_=''"),
         ({"from_": None}, kitaru.KitaruUsageError, "from_=None"),
         ({"overrides": {"add_async": 1}}, kitaru.KitaruUsageError, "did you mean|Did you mean"),
@@ -830,7 +832,7 @@ async def test_answers_are_kept_replaced_and_asked_for_again(body: AnyFlow) -> N
         assert await kept.wait(30) == [2, Verdict(True), "nobody", 2]
         assert taken(await history_of(runtime, kept.exec_id))[:2] == ["approve", "late"]
 
-        overrides: dict[str, Any] = {"wait.approve": {"fine": False}, "wait.late": "somebody"}
+        overrides: dict[str, Any] = {"wait.approve": {"fine": False}, "wait.late#1": "somebody"}
         replaced = await body.aio.replay(source.exec_id, from_=last, overrides=overrides)
         assert await replaced.wait(30) == [2, Verdict(False), "somebody", 2]
 
@@ -853,7 +855,7 @@ async def test_a_fork_answers_what_its_source_still_waits_for(body: AnyFlow) -> 
         source = await body.aio.run(1)
         await asked(runtime, source.exec_id)
         fork = await body.aio.replay(
-            source.exec_id, from_="approve", overrides={"wait.approve": Verdict(True)}
+            source.exec_id, from_="approve#1", overrides={"wait.approve": Verdict(True)}
         )
         assert await fork.wait(30) == [2, Verdict(True), "nobody", 2]
         assert source.status is ExecutionStatus.WAITING

@@ -139,6 +139,17 @@ def test_a_default_that_is_written_out_is_another_argument_and_a_position_is_not
         start("mon", None)
 
 
+@BOTH
+def test_the_order_of_a_dicts_keys_makes_no_other_start(body: AnyFlow) -> None:
+    start = keyed("k", body).run
+    first = start("mon", {"a": 1, "b": {"c": 2, "d": 3}})
+    again = start("mon", {"b": {"d": 3, "c": 2}, "a": 1})
+    assert again.exec_id == first.exec_id
+    with pytest.raises(kitaru.KitaruStateError, match=r"options\.b\.c: 2 was recorded, now 4"):
+        start("mon", {"b": {"d": 3, "c": 4}, "a": 1})
+    assert first.wait(30) == "report of mon"
+
+
 def test_a_key_of_another_flow_is_another_key_and_so_is_a_similar_text() -> None:
     keys = ["k", "K", "k ", " k", "k1", "k\u0301", "\u1e31"]
     started = [keyed(key).run("mon").exec_id for key in keys]

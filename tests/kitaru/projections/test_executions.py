@@ -339,3 +339,17 @@ def test_events_that_are_newer_than_the_head_count(
     assert view.status is ExecutionStatus.FAILED
     assert view.ended_at == BEGIN + timedelta(seconds=1)
     assert view.failure is not None
+
+
+def test_attempts_at_a_path_with_other_arguments_are_told_apart(
+    started: ExecutionStarted, record: Record, stored_head: HeadOf
+) -> None:
+    first = replace(completed("a"), arguments=StoredValue(json=Raw(b"10")))
+    second = replace(completed("a", 2, b"2"), arguments=StoredValue(json=Raw(b"12")))
+    ended = ExecutionFailed(error=BOOM, origin="user_code")
+    again = ExecutionReopened(reason="retry")
+    events: list[ExecutionEvent] = [started, first, ended, again, second]
+    (call,) = execution_of(stored_head(events), record(events)).checkpoints
+    assert [attempt.attempt_id for attempt in call.attempts] == ["a:1", "a:2"]
+    assert call.arguments == second.arguments
+    assert call.result == second.result

@@ -212,9 +212,9 @@ def test_ctrl_d_leaves_it_open_for_others(sits: Callable[..., Person]) -> None:
     exec_id = person.line()
     person.sees("(integer)")
     person.types("\x04")
-    person.sees(f"kitaru executions input {exec_id} --wait ask")
+    person.sees(f"kitaru executions input {exec_id} --wait 'ask#1'")
     executions = kitaru.KitaruClient().executions
-    assert [wait.wait_id for wait in executions.pending_waits(exec_id)] == ["ask"]
+    assert [wait.wait_id for wait in executions.pending_waits(exec_id)] == ["ask#1"]
     executions.input(exec_id, wait="ask", value=7)
     assert person.line() == "result 7"
 
@@ -226,7 +226,7 @@ def test_ctrl_c_ends_the_script_and_the_execution_waits(sits: Callable[..., Pers
     person.types("\x03")
     assert person.program.wait(STUCK_SECONDS) in (-signal.SIGINT, 128 + signal.SIGINT, 1)
     executions = kitaru.KitaruClient().executions
-    assert [wait.wait_id for wait in executions.pending_waits(exec_id)] == ["ask"]
+    assert [wait.wait_id for wait in executions.pending_waits(exec_id)] == ["ask#1"]
     assert not executions.get(exec_id).status.is_finished
 
 

@@ -16,6 +16,7 @@ import pytest
 import kitaru
 from kitaru import ExecutionStatus, checkpoint, flow
 from kitaru.bootstrap import current_runtime
+from kitaru.domain.ids import LONGEST_ID
 
 Eventually = Callable[[Callable[[], object]], None]
 Restart = Callable[..., None]
@@ -141,7 +142,7 @@ def test_the_answer_is_given_as_the_schema_says(
     eventually(lambda: waiting(handle) if timeout else is_parked(handle))
     assert handle.status is ExecutionStatus.WAITING
     (wait,) = waiting(handle)
-    assert (wait.wait_id, wait.name, wait.question) == ("approve", "approve", "May I?")
+    assert (wait.wait_id, wait.name, wait.question) == ("approve#1", "approve", "May I?")
     executions().input(handle.exec_id, wait="approve", value=answer)
     result = handle.wait(timeout=30)
     assert result == given
@@ -211,7 +212,7 @@ def test_the_same_name_in_a_loop_gets_an_answer_each_time(
     for number in range(3):
         eventually(lambda: waiting(handle))
         executions().input(handle.exec_id, wait="next", value=number)
-        eventually(lambda: not waiting(handle) or waiting(handle)[0].wait_id != "next")
+        eventually(lambda: not waiting(handle) or waiting(handle)[0].wait_id != "next#1")
         if number == 0:
             eventually(lambda: waiting(handle))
             assert waiting(handle)[0].wait_id == "next#2"
@@ -234,13 +235,13 @@ def test_branches_wait_together_and_are_answered_in_any_order(
     handle = asking_together.sync.run(timeout)
     eventually(lambda: len(waiting(handle)) == 3)
     ids = [wait.wait_id for wait in waiting(handle)]
-    assert sorted(ids) == ["task[1]/which", "task[2]/which", "task[3]/which"]
+    assert sorted(ids) == ["task[1]/which#1", "task[2]/which#1", "task[3]/which#1"]
     with pytest.raises(kitaru.KitaruStateError, match=r"task\[1\]/which"):
         executions().input(handle.exec_id, wait="which", value="?")
     with pytest.raises(kitaru.KitaruStateError, match=r"task\[3\]/which"):
         executions().input(handle.exec_id, wait="what", value="?")
     for place in (3, 1, 2):
-        executions().input(handle.exec_id, wait=f"task[{place}]/which", value=f"answer {place}")
+        executions().input(handle.exec_id, wait=f"task[{place}]/which#1", value=f"answer {place}")
     assert handle.wait(timeout=30) == ["answer 1", "answer 2", "answer 3"]
     assert sorted(done) == ["branch 0", "branch 1", "branch 2"]
 
@@ -252,8 +253,36 @@ def test_the_first_answer_counts(body: Any, timeout: float, eventually: Eventual
     eventually(lambda: waiting(handle))
     executions().input(handle.exec_id, wait="approve", value=1)
     assert handle.wait(timeout=30) == 1
-    with pytest.raises(kitaru.KitaruStateError, match="completed"):
-        executions().input(handle.exec_id, wait="approve", value=1)
+    # Whoever has not heard that it was accepted says it again, also after the end.
+    version = executions().get(handle.exec_id).version
+    for wait in ("approve", "approve#1"):
+        executions().input(handle.exec_id, wait=wait, value=1)
+        with pytest.raises(kitaru.KitaruStateError, match=r"another value.* is completed"):
+            executions().input(handle.exec_id, wait=wait, value=2)
+    with pytest.raises(kitaru.KitaruStateError, match="already completed"):
+        executions().input(handle.exec_id, wait="approve#2", value=1)
+    assert executions().get(handle.exec_id).version == version
+
+
+@patience
+def test_a_wait_with_the_longest_name_is_answered_by_its_id(
+    timeout: float, eventually: Eventually
+) -> None:
+    name = "n" * LONGEST_ID
+
+    @flow
+    async def asks() -> Any:
+        async def branch() -> Any:
+            return await kitaru.wait(schema=int, name=name, timeout=timeout)
+
+        return await asyncio.gather(branch(), branch())
+
+    handle = asks.sync.run()
+    eventually(lambda: len(waiting(handle)) == 2)
+    for number, wait in enumerate(waiting(handle)):
+        assert len(wait.wait_id) > LONGEST_ID
+        executions().input(handle.exec_id, wait=wait.wait_id, value=number)
+    assert handle.wait(timeout=30) == [0, 1]
 
 
 held = threading.Event()
@@ -504,6 +533,8 @@ def test_a_wait_needs_a_flow() -> None:
     [
         {"name": ""},
         {"name": "a\nb"},
+        {"name": "approve#1"},
+        {"name": "#"},
         {"question": 3},
         {"timeout": -1},
         {"timeout": float("nan")},

@@ -123,7 +123,7 @@ def test_a_wait_without_an_answer_is_told_with_the_timeline(flow: Any) -> None:
         runtime.script("fetch", result="a page")
         with pytest.raises(NothingHappens) as nothing:
             runtime.run(flow, "url")
-    assert "waits for 'approve', and no answer is given" in str(nothing.value)
+    assert "waits for 'approve#1', and no answer is given" in str(nothing.value)
     assert "+30d 00:00" in str(nothing.value)
 
 

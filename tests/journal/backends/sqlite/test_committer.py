@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from journal import (
     CommitOutcomeUnknown,
     HeadChange,
     Journal,
+    JournalClosed,
     JournalFull,
     JournalReadOnly,
     JournalUnavailable,
@@ -31,10 +32,11 @@ from journal import (
     open_reader,
 )
 from journal.backends.sqlite import committer as committing
+from journal.backends.sqlite import transaction as remembering
 from journal.backends.sqlite.connections import connect_writer
 from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.transaction import PreparedAppend, Transaction
-from journal.backends.sqlite.work import Action
+from journal.backends.sqlite.work import Action, Work
 
 RUNNING = HeadChange("running", "order", 0)
 
@@ -455,23 +457,101 @@ async def test_two_hundred_threads_and_the_loop_write_at_once(path: str) -> None
     await journal.close()
 
 
-async def test_one_that_cannot_be_written_does_not_harm_its_group(path: str) -> None:
+async def test_one_that_cannot_be_written_does_not_harm_its_group(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = await SqliteJournal.open(path)
 
     def fail(transaction: Transaction) -> None:
         transaction.append(PreparedAppend(append("ex-9")))
         raise OverflowError("too big for SQLite")
 
-    # Brought in one pass of the loop, they are one group.
-    works: list[Any] = [PreparedAppend(append(f"ex-{n}")) for n in range(5)]
-    works.insert(2, Action(fail))
-    results = await asyncio.gather(*map(journal._submit, works), return_exceptions=True)
-    assert isinstance(results.pop(2), OverflowError)
+    groups: list[int] = []
+    queue = journal._committer.queue
+
+    def queued(works: Sequence[Work[Any]], done: Callable[[], None]) -> None:
+        groups.append(len(works))
+        queue(works, done)
+
+    monkeypatch.setattr(journal._committer, "queue", queued)
+
+    async def failing() -> object:
+        return await journal._submit(Action(fail))
+
+    results = await asyncio.gather(
+        *(journal.append(append(f"ex-{n}")) for n in range(5)), failing(), return_exceptions=True
+    )
+    assert groups[0] == 6
+    assert isinstance(results.pop(), OverflowError)
     assert all(isinstance(result, Appended) for result in results)
     assert [event.stream for event in await journal.read_all()] == [f"ex-{n}" for n in range(5)]
     with pytest.raises(OverflowError):
         await journal._submit(Action(fail))
     assert await journal.head("ex-9") is None
+    await journal.close()
+
+
+async def test_many_streams_are_not_all_remembered(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembering, "_MOST_ENDS", 3)
+    journal = await SqliteJournal.open(path)
+    for version in range(4):
+        for number in range(5):
+            appended = await journal.append(append(f"ex-{number}", version))
+            assert appended.version == version + 1
+            # Those of the transaction itself, and no more than that before it.
+            assert len(journal._committer._ends.by_stream) <= 4
+    await journal.close()
+
+
+async def test_what_its_owner_has_let_go_is_forgotten(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    started = await journal.append(append("ex-1", claim=Claim("me", 30)))
+    await journal.append(append("ex-2"))
+    await journal.append(append("ex-1", 1, lease=started.lease, release=True))
+    await journal.append(append("ex-2", 1))
+    assert set(journal._committer._ends.by_stream) == {"ex-2"}
+    assert (await journal.append(append("ex-1", 2))).version == 3
+    await journal.close()
+
+
+async def test_keys_are_indexed_now_and_then_although_nobody_looks(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembering, "_MOST_UNINDEXED", 3)
+    journal = await SqliteJournal.open(path)
+    await journal.append(append())
+    for version in range(1, 8):
+        keyed = (NewEvent("Happened", b"x", key=version),)
+        await journal.append(Append("ex-1", keyed, version))
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        (indexed,) = other.execute("SELECT count(*) FROM event_keys").fetchone()
+    assert 3 <= indexed <= 7
+    await journal.close()
+
+
+async def test_a_big_append_of_which_nobody_hears_is_told_as_closed(path: str) -> None:
+    journal = await SqliteJournal.open(path)
+    told: list[tuple[Appended | None, BaseException | None]] = []
+    tasks = asyncio.all_tasks()
+    big = append(blobs=(bytes(300 * 1024),))
+    journal.append_soon(big, lambda *outcome: told.append(outcome))
+    (task,) = asyncio.all_tasks() - tasks
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert [type(error) for _, error in told] == [JournalClosed]
+    refused = append("ex-2", 7, blobs=(bytes(300 * 1024),))
+    ended = asyncio.Event()
+
+    def done(appended: Appended | None, error: BaseException | None) -> None:
+        told.append((appended, error))
+        ended.set()
+
+    journal.append_soon(refused, done)
+    await ended.wait()
+    assert isinstance(told[-1][1], WrongExpectedVersion)
     await journal.close()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from journal import CommitRefused, SqliteTransaction, StatementRefused, TransactionOver
+from journal.backends.sqlite import connections, guarded
 
 
 @pytest.fixture
@@ -184,3 +185,48 @@ def test_a_look_sees_what_is_committed_and_takes_no_lock(
     transaction.commit()
     assert transaction.look("SELECT * FROM notes").first() == ("a",)
     assert len(SqliteTransaction(f"{path}-missing").look("SELECT 1")) == 0
+
+
+# What is told when the database itself is in the way.
+
+
+def test_an_error_of_the_database_names_it_and_keeps_its_kind(path: str, tmp_path: Path) -> None:
+    places = {
+        f"{tmp_path}/no/such.db": ("its folder must exist", sqlite3.SQLITE_CANTOPEN),
+        str(tmp_path): ("its folder must exist", sqlite3.SQLITE_CANTOPEN),
+        __file__: ("see to the file", sqlite3.SQLITE_NOTADB),
+    }
+    for place, (what, code) in places.items():
+        with pytest.raises(sqlite3.DatabaseError, match=what) as caught:
+            SqliteTransaction(place).execute("SELECT * FROM notes")
+        assert place in str(caught.value)
+        assert caught.value.sqlite_errorcode & 0xFF == code
+        assert isinstance(caught.value.__cause__, type(caught.value))
+
+
+def test_who_waits_for_a_lock_in_vain_is_told_where_to_look(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patiently = connections.patiently
+    monkeypatch.setattr(guarded, "patiently", lambda action: patiently(action, 0.05))
+    monkeypatch.setattr(guarded, "BUSY_SECONDS", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(
+            sqlite3.OperationalError, match=r"own\.db: database is locked .*0\.05 s"
+        ):
+            SqliteTransaction(path).execute("INSERT INTO notes VALUES ('a')")
+        other.execute("ROLLBACK")
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM notes").fetchone()
+        reading = SqliteTransaction(path)
+        reading.execute("INSERT INTO notes VALUES ('a')")
+        with pytest.raises(CommitRefused, match="outside of WAL mode, by reading") as caught:
+            reading.commit()
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+
+
+def test_an_error_of_a_statement_stays_as_it_is(transaction: SqliteTransaction) -> None:
+    with pytest.raises(sqlite3.OperationalError, match=r"^no such table: absent$") as caught:
+        transaction.execute("SELECT * FROM absent")
+    assert caught.value.__cause__ is None

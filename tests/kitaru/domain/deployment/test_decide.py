@@ -13,15 +13,22 @@ from kitaru.domain.deployment.commands import (
     MoveTag,
     RemoveTag,
 )
-from kitaru.domain.deployment.decide import checked_tag, decide, version_of
+from kitaru.domain.deployment.decide import (
+    LONGEST_TAG,
+    checked_tag,
+    checked_version,
+    decide,
+    version_of,
+)
 from kitaru.domain.deployment.events import (
     EVENT_TYPES,
     TAGS,
     EntryPoint,
     TagMoved,
+    TagRemoved,
     VersionDeployed,
 )
-from kitaru.domain.deployment.state import NOTHING_DEPLOYED, DeploymentState, evolve
+from kitaru.domain.deployment.state import NOTHING_DEPLOYED, DeploymentState, TagState, evolve
 from kitaru.errors import KitaruDeploymentNotFoundError, KitaruStateError, KitaruUsageError
 
 FACTS = VersionDeployed(
@@ -88,6 +95,31 @@ def test_a_shared_tag_can_be_made_exclusive_and_not_the_other_way_round() -> Non
 
 def test_a_tag_that_stands_where_it_is_to_go_is_no_event() -> None:
     assert decide(after(PLAIN), MoveTag("default", 1, exclusive=True)) == ()
+    shared = after(deploy(beta=False), deploy(beta=False))
+    assert decide(shared, MoveTag("beta", 1, exclusive=False)) == ()
+
+
+def test_a_shared_tag_is_made_exclusive_where_it_stands() -> None:
+    state = after(deploy(beta=False))
+    moved = TagMoved(tag="beta", version=1, exclusive=True)
+    assert decide(state, MoveTag("beta", 1, exclusive=True)) == (moved,)
+
+
+def test_a_tag_that_goes_leaves_the_others() -> None:
+    state = after(deploy(stable=True, beta=False), deploy(beta=False), RemoveTag("stable", 1))
+    assert state.tags_of(1) == {"beta": False, "default": True}
+    assert after(deploy(stable=True), RemoveTag("stable", 1)).tags == {
+        "default": TagState((1,), exclusive=True)
+    }
+    assert evolve(state, TagRemoved(tag="x", version=1)) == state
+
+
+def test_a_deleted_version_leaves_its_shared_tags() -> None:
+    state = after(deploy(a=False, b=False), deploy(a=False), PLAIN, DeleteVersion(1))
+    assert state.tags == {
+        "a": TagState((2,), exclusive=False),
+        "default": TagState((3,), exclusive=True),
+    }
 
 
 @pytest.mark.parametrize(
@@ -101,13 +133,16 @@ def test_a_tag_that_stands_where_it_is_to_go_is_no_event() -> None:
         (MoveTag("a\nb", 2), KitaruUsageError, "printed"),
         (MoveTag("a" * 129, 2), KitaruUsageError, "no tag"),
         (MoveTag(None, 2), KitaruUsageError, "no tag"),  # type: ignore[arg-type]
+        (MoveTag(5, 2), KitaruUsageError, "no tag"),  # type: ignore[arg-type]
         (Deploy(FACTS, {"a": "yes"}), KitaruUsageError, "True for"),  # type: ignore[dict-item]
         (MoveTag("a", 0), KitaruUsageError, "whole number"),
         (MoveTag("a", True), KitaruUsageError, "whole number"),
+        (MoveTag("a", "2"), KitaruUsageError, "whole number"),  # type: ignore[arg-type]
         (MoveTag("a", 9), KitaruDeploymentNotFoundError, "Version 9 does not exist; there are: 2"),
         (MoveTag("a", 1), KitaruDeploymentNotFoundError, "Version 1 was deleted"),
         (RemoveTag("default", 2), KitaruStateError, "only moved"),
         (RemoveTag("a", 2), KitaruDeploymentNotFoundError, "its tags: default"),
+        (RemoveTag("a", 9), KitaruDeploymentNotFoundError, "Version 9 does not exist"),
         (DeleteVersion(2), KitaruStateError, r"exclusive tag\(s\): default"),
         (DeleteVersion(1), KitaruDeploymentNotFoundError, "was deleted"),
     ],
@@ -118,6 +153,22 @@ def test_what_cannot_be_done_is_refused_by_name(
     state = after(PLAIN, PLAIN, DeleteVersion(1))
     with pytest.raises(error, match=text):
         decide(state, command)
+
+
+def test_what_there_is_none_of_is_said() -> None:
+    bare = after(Deploy(FACTS, {}, default_on_first=False))
+    with pytest.raises(KitaruDeploymentNotFoundError, match=r"its tags: none\.$"):
+        decide(bare, RemoveTag("a", 1))
+    with pytest.raises(KitaruDeploymentNotFoundError, match=r"has no tag 'x'; there are: none\.$"):
+        version_of(bare, "agent", None, "x")
+    gone = after(Deploy(FACTS, {}, default_on_first=False), DeleteVersion(1))
+    with pytest.raises(KitaruDeploymentNotFoundError, match=r"was deleted; there are: none\.$"):
+        decide(gone, DeleteVersion(1))
+
+
+def test_the_longest_tag_and_any_version_are_fine() -> None:
+    assert checked_tag("a" * LONGEST_TAG) == "a" * LONGEST_TAG
+    assert checked_version(7) == 7
 
 
 def test_a_version_is_found_by_number_or_tag_and_not_by_both() -> None:

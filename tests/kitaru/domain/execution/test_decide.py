@@ -42,6 +42,7 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     FrozenOptions,
     InputGiven,
+    InputRejected,
     RetryHastened,
     ReviewRequested,
     SourceReference,
@@ -54,7 +55,7 @@ from kitaru.domain.execution.retry import Retry
 from kitaru.domain.execution.state import ABSENT, ExecutionState
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.executions import fold
-from kitaru.errors import KitaruStateError
+from kitaru.errors import KitaruRuntimeError, KitaruStateError
 from kitaru.status import ExecutionStatus, FailureOrigin
 
 LIMIT = 3
@@ -67,7 +68,10 @@ STARTED = ExecutionStarted(
     arguments_digest="d",
     options=FrozenOptions(retries=2),
 )
-CALL = CheckpointEvent(path="c#2", name="c", attempt=4, site="a.py:3", arguments_digest="x")
+GIVEN = StoredValue(json=Raw(b'{"a":1}'))
+CALL = CheckpointEvent(
+    path="c#2", name="c", attempt=4, site="a.py:3", arguments_digest="x", arguments=GIVEN
+)
 DONE = CheckpointCompleted(path="c", name="c", attempt=1, result=NULL)
 COMPLETED = ExecutionCompleted(result=NULL)
 FAILED = ExecutionFailed(error=ERROR, origin="user_code")
@@ -191,7 +195,14 @@ def test_a_take_over_is_counted_and_one_too_many_fails_the_execution() -> None:
     assert taken == ExecutionRecovered(previous_owner="owner", recoveries=LIMIT + 1)
     assert isinstance(failed, ExecutionFailed)
     assert failed.origin == FailureOrigin.RUNTIME
-    assert f"died {LIMIT + 1} times" in failed.error.message
+    error = failed.error
+    assert f"died {LIMIT + 1} times" in error.message
+    assert (error.type, error.module, error.qualname) == (
+        "kitaru.errors.KitaruRuntimeError",
+        KitaruRuntimeError.__module__,
+        KitaruRuntimeError.__qualname__,
+    )
+    assert error.bases == (("builtins", "RuntimeError"), ("builtins", "Exception"))
 
 
 def test_take_overs_are_not_counted_against_the_flows_retries() -> None:
@@ -216,6 +227,7 @@ def test_a_failed_attempt_of_a_call_is_tried_again_after_its_delay() -> None:
         attempt=4,
         site="a.py:3",
         arguments_digest="x",
+        arguments=GIVEN,
         error=ERROR,
         duration_us=9,
         retry_at=1_000 + 4_000_000,
@@ -370,7 +382,8 @@ def test_failed_executions_are_retried_and_diverged_ones_resumed(
     if possible:
         assert decide(given_(*events), Reopen(reason)) == (ExecutionReopened(reason=reason),)
     else:
-        with pytest.raises(KitaruStateError, match=r"Only (failed|diverged)"):
+        which = {"retry": "failed .* be retried", "resume": "diverged .* be resumed"}[reason]
+        with pytest.raises(KitaruStateError, match=f"Only {which}"):
             decide(given_(*events), Reopen(reason))
 
 
@@ -386,17 +399,77 @@ TWO = (WaitRequested(path="w", name="w"), WaitRequested(path="w#2", name="w"))
 
 def test_an_answer_goes_to_the_wait_of_its_id_or_of_its_only_name() -> None:
     only = given_(WaitRequested(path="task[1]/w", name="w"))
-    for wait in ("w", "task[1]/w"):
+    # The last is how the id of the first wait of a name was written before.
+    for wait in ("w", "task[1]/w#1", "task[1]/w"):
         assert decide(only, GiveInput(wait, NULL)) == (InputGiven(path="task[1]/w", value=NULL),)
         assert decide(only, AbortWait(wait, "no")) == (WaitAborted(path="task[1]/w", reason="no"),)
 
 
-def test_a_name_of_several_waits_names_none_unless_it_is_the_id_of_one() -> None:
-    assert decide(given_(*TWO), GiveInput("w", NULL)) == (InputGiven(path="w", value=NULL),)
+def test_a_name_of_several_waits_names_none() -> None:
     several = given_(WaitRequested(path="a/w", name="w"), WaitRequested(path="b/w", name="w"))
-    for command in (GiveInput("w", NULL), AbortWait("w")):
-        with pytest.raises(KitaruStateError, match=r"Several waits.*a/w, b/w"):
-            decide(several, command)
+    for state, ids in ((given_(*TWO), "w#1, w#2"), (several, "a/w#1, b/w#1")):
+        for command in (GiveInput("w", NULL), AbortWait("w")):
+            with pytest.raises(KitaruStateError, match=f"Several waits.*{ids}"):
+                decide(state, command)
+
+
+def test_each_of_several_waits_of_a_name_has_an_id() -> None:
+    for wait, path in (("w#1", "w"), ("w#2", "w#2")):
+        assert decide(given_(*TWO), GiveInput(wait, NULL)) == (InputGiven(path=path, value=NULL),)
+        assert decide(given_(*TWO), AbortWait(wait)) == (WaitAborted(path=path),)
+
+
+def test_the_id_of_a_wait_that_is_over_means_no_other_wait_of_its_name() -> None:
+    answered = given_(TWO[0], InputGiven(path="w", value=NULL), TWO[1])
+    for command in (GiveInput("w#1", NULL), AbortWait("w#1")):
+        with pytest.raises(KitaruStateError, match=r"no open wait 'w#1'.*w#2"):
+            decide(answered, command)
+    assert decide(answered, GiveInput("w", NULL)) == (InputGiven(path="w#2", value=NULL),)
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "is_for_it"),
+    [
+        ("w", "w", True),
+        ("w#1", "w", True),
+        ("w", "task[2]/w", True),
+        ("task[2]/w#1", "task[2]/w", True),
+        ("task[2]/w", "task[2]/w", True),
+        ("w", "w#2", True),
+        ("w#2", "w#2", True),
+        ("w#1", "w#2", False),
+        ("w#2", "w", False),
+        ("w#1", "task[2]/w", False),
+        ("task[2]/w#1", "task[2]/w#2", False),
+        ("task[2]/w", "task[2]/w#2", False),
+        ("task[2]/w", "w", False),
+    ],
+)
+def test_an_early_answer_is_for_the_wait_of_its_id_or_the_next_of_its_name(
+    given: str, path: str, is_for_it: bool
+) -> None:
+    early = decide(given_(), GiveInput(given, NULL))
+    assert early == (InputGiven(path=given, value=NULL),)
+    asked = given_(*early, WaitRequested(path=path, name="w"))
+    assert [wait.path for wait in asked.waits] == ([] if is_for_it else [path])
+    assert asked.early == (() if is_for_it else (given,))
+
+
+def test_the_id_of_a_wait_goes_before_the_name_of_an_older_one() -> None:
+    older = WaitRequested(path="a/w", name="w")
+    waiting = given_(older, WaitRequested(path="w", name="w"))
+    assert decide(waiting, GiveInput("w", NULL)) == (InputGiven(path="w", value=NULL),)
+    assert decide(waiting, AbortWait("w")) == (WaitAborted(path="w"),)
+
+
+def test_an_answer_to_what_is_not_asked_waits_only_where_nothing_else_is_asked() -> None:
+    assert decide(given_(), GiveInput("x", NULL)) == (InputGiven(path="x", value=NULL),)
+    with pytest.raises(KitaruStateError, match=r"no open wait 'x'; it waits for: w, w#2\.$"):
+        decide(given_(*TWO), GiveInput("x", NULL))
+    with pytest.raises(KitaruStateError, match=r"no open wait 'x'; it waits for: w\.$"):
+        decide(given_(TWO[0]), AbortWait("x"))
+    with pytest.raises(KitaruStateError, match="does not wait for an input now"):
+        decide(given_(), AbortWait("x"))
 
 
 def test_the_same_answer_twice_is_fine_and_another_one_is_not() -> None:
@@ -407,6 +480,18 @@ def test_the_same_answer_twice_is_fine_and_another_one_is_not() -> None:
         decide(answered, GiveInput("w", other, answered=NULL))
 
 
+@pytest.mark.parametrize("end", [COMPLETED, FAILED, CANCELLED])
+def test_the_same_answer_is_fine_after_the_end_as_well(end: ExecutionEvent) -> None:
+    ended = given_(TWO[0], InputGiven(path="w", value=NULL), end)
+    assert decide(ended, GiveInput("w#1", NULL, answered=NULL)) == ()
+    with pytest.raises(KitaruStateError, match=r"another value.*The execution is (com|fai|can)"):
+        decide(ended, GiveInput("w#1", StoredValue(json=Raw(b"1")), answered=NULL))
+    with pytest.raises(KitaruStateError, match="The execution is already"):
+        decide(ended, GiveInput("w#2", NULL))
+    with pytest.raises(KitaruStateError, match="The execution is already"):
+        decide(ended, GiveInput("w#2", NULL, ended=True))
+
+
 def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> None:
     waiting = given_(TWO[0])
     answered = given_(TWO[0], InputGiven(path="w", value=NULL))
@@ -414,6 +499,12 @@ def test_what_clients_wrote_first_outlives_what_the_owner_meant_to_write() -> No
     assert not still_holds(answered, WaitExpired(path="w"))
     assert not still_holds(answered, ExecutionParked())
     assert still_holds(answered, DONE)
+    rejected = InputRejected(path="w", name="w", problem="no number")
+    assert still_holds(answered, rejected)
+    assert not still_holds(waiting, rejected)
+    aborted = WaitAborted(path="w")
+    assert still_holds(given_(*TWO), aborted)
+    assert not still_holds(answered, aborted)
 
 
 LOST = ReviewRequested(path="c#2", name="c", attempt=4, site="a.py:3", arguments_digest="x")
@@ -447,8 +538,10 @@ def test_a_lost_attempt_of_which_nothing_is_said_runs_again() -> None:
 def test_only_what_needs_review_is_resolved_and_not_while_the_code_is_wrong() -> None:
     with pytest.raises(KitaruStateError, match="those that do: c#2"):
         decide(given_(*IN_DOUBT), Resolve("c", LOST, result=NULL))
-    with pytest.raises(KitaruStateError, match="those that do: none"):
+    with pytest.raises(KitaruStateError, match=r"those that do: none\.$"):
         decide(given_(), Resolve("c#2", LOST, result=NULL))
+    with pytest.raises(KitaruStateError, match=r"'w' needs no review; those that do: c#2\.$"):
+        decide(given_(TWO[0], *IN_DOUBT), Resolve("w", LOST, result=NULL))
     with pytest.raises(KitaruStateError, match="those that do: c#2"):
         decide(given_(*IN_DOUBT), Resolve("c#2", None, result=NULL))
     with pytest.raises(KitaruStateError, match="has diverged"):
@@ -461,5 +554,8 @@ def test_a_review_is_no_wait_that_an_answer_could_end() -> None:
 
 
 def test_an_answer_to_a_wait_that_is_over_is_refused() -> None:
-    with pytest.raises(KitaruStateError, match="has ended without an answer"):
+    with pytest.raises(KitaruStateError, match=r"has ended without .* no open wait any more\.$"):
         decide(given_(), GiveInput("w", NULL, ended=True))
+    others = r"no open wait any more; it waits for: w, w#2\.$"
+    with pytest.raises(KitaruStateError, match=others):
+        decide(given_(*TWO), GiveInput("x", NULL, ended=True))

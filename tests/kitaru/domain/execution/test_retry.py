@@ -1,6 +1,7 @@
 """How often and when a failed attempt is tried again."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -56,7 +57,14 @@ def test_delays_grow_by_the_factor_up_to_the_longest() -> None:
         10_000_000,
     ]
     assert Retry(first_delay=0, factor=1e300).delay_us(1_000, 1) == 0
+    assert Retry(first_delay=1, factor=1e300).delay_us(1_000, 1) == 300_000_000
     assert Retry(first_delay=8, jitter=0.25).delay_us(1, 1.0) == 6_000_000
+    assert Retry(first_delay=8, jitter=1).delay_us(1, 1.0) == 0
+
+
+def test_the_longest_delay_is_a_century() -> None:
+    policy = Retry(first_delay=1e300, max_delay=sys.float_info.max)
+    assert policy.delay_us(1, 0) == CENTURY_US
 
 
 @pytest.mark.parametrize(

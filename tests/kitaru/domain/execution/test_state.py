@@ -43,6 +43,7 @@ STARTED = ExecutionStarted(
 )
 ERROR = ErrorData(type="ValueError", message="boom")
 DONE = CheckpointCompleted(path="c", name="c", attempt=1, result=NULL)
+ASKS = WaitRequested(path="w", name="w")
 DIVERGED = ExecutionDiverged(report="the report", facts=Raw(b"{}"))
 ENDS: list[ExecutionEvent] = [
     ExecutionCompleted(result=NULL),
@@ -146,3 +147,32 @@ def test_a_cancel_request_makes_a_parked_execution_due_at_once() -> None:
     assert (parked.status, head_of(parked).due_at) == (ExecutionStatus.WAITING, None)
     asked = evolve(parked, CancelRequested())
     assert (asked.status, head_of(asked).due_at) == (ExecutionStatus.RUNNING, 0)
+
+
+BEGUN = CheckpointStarted(path="c", name="c", attempt=1)
+
+
+@pytest.mark.parametrize("progress", [DONE, BEGUN], ids=["done", "begun"])
+@pytest.mark.parametrize(
+    ("before", "status", "due_at"),
+    [
+        ((), ExecutionStatus.RUNNING, 0),
+        ((ExecutionParked(due_at=5),), ExecutionStatus.RUNNING, 0),
+        ((ExecutionParked(due_at=0),), ExecutionStatus.RUNNING, 0),
+        ((FlowAttemptFailed(attempt=1, error=ERROR, retry_at=7),), ExecutionStatus.RUNNING, 0),
+        ((ASKS,), ExecutionStatus.WAITING, 0),
+        ((ASKS, ExecutionParked(due_at=5)), ExecutionStatus.WAITING, 0),
+        ((ASKS, ExecutionParked(due_at=None)), ExecutionStatus.WAITING, 0),
+        ((ExecutionParked(due_at=5), DIVERGED), ExecutionStatus.DIVERGED, 5),
+        ((ASKS, DIVERGED), ExecutionStatus.DIVERGED, 0),
+    ],
+)
+def test_an_execution_of_which_a_body_runs_is_due_and_runs_unless_it_asks(
+    before: tuple[ExecutionEvent, ...],
+    status: ExecutionStatus,
+    due_at: int | None,
+    progress: ExecutionEvent,
+) -> None:
+    state = after(*before, progress)
+    assert (state.status, state.due_at) == (status, due_at)
+    assert state.waits == after(*before).waits

@@ -168,3 +168,17 @@ def test_a_wait_is_answered_by_a_fork(source: str, process: Process) -> None:
         "executions", "replay", exec_id, "--from", "who", "--overrides", '{"wait.who": 3}'
     )
     assert "does not fit wait 'who'" in bad.stderr
+
+
+def test_what_runs_anew_is_reused_only_where_that_is_asked_for(
+    process: Process, place: Path
+) -> None:
+    (place / "flows.py").write_text(FLOWS)
+    source = process("run", "flows.py:pipe", "--args", '{"url": "new"}').stdout.splitlines()[0]
+    anew = as_json(process, "executions", "replay", source, "--from", "fetch")
+    assert anew["result"] == "new is fine, []"
+    assert ran(place) == ["fetch", "publish"] * 2
+    reusing = as_json(process, "executions", "replay", source, "--from", "fetch", "--cache")
+    assert reusing["result"] == anew["result"]
+    # The call that is named runs in any case.
+    assert ran(place) == [*["fetch", "publish"] * 2, "fetch"]

@@ -113,6 +113,18 @@ def test_without_waiting_it_leaves_the_execution_in_the_journal(
     assert [item["exec_id"] for item in listed["items"]] == [result.stdout.strip()]
 
 
+def test_a_key_finds_the_execution_that_was_started_with_it(flows: str, process: Process) -> None:
+    again = ("run", f"{flows}:agent", "--idempotency-key", "k", "--args")
+    first = process(*again, '{"n": 1}')
+    second = process(*again, '{"n": 1}')
+    assert first.returncode == second.returncode == 0
+    assert first.stdout == second.stdout
+    conflict = process(*again, '{"n": 2}')
+    assert conflict.returncode == 1
+    assert "arguments.n: 1 was recorded, now 2" in conflict.stderr
+    assert "Traceback" not in conflict.stderr
+
+
 def test_an_interrupt_ends_the_waiting_and_not_the_execution(flows: str, process: Process) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "kitaru", "run", f"{flows}:slow"],

@@ -152,7 +152,7 @@ def asked(place: Path, process: Process) -> str:
     (place / "waiting.py").write_text(WAITING)
     ran = process("run", "waiting.py:asking", "--timeout", "1")
     exec_id = ran.stdout.splitlines()[0]
-    assert f"kitaru executions input {exec_id} --wait go" in ran.stderr
+    assert f"kitaru executions input {exec_id} --wait 'go#1'" in ran.stderr
     return exec_id
 
 
@@ -166,7 +166,7 @@ def test_a_waiting_execution_is_answered_and_goes_on(asked: str, process: Proces
     assert "Which one?" in resumed.stderr
     item = json.loads(process("executions", "get", asked, "-o", "json").stdout)["item"]
     (wait,) = item["pending_waits"]
-    assert (wait["wait_id"], wait["schema"]) == ("answer", {"type": "string"})
+    assert (wait["wait_id"], wait["schema"]) == ("answer#1", {"type": "string"})
     missing = process("executions", "input", asked)
     assert (missing.returncode, "--value" in missing.stderr) == (1, True)
     bad = process("executions", "input", asked, "--value", "yes")

@@ -1,0 +1,64 @@
+"""What became of a mutant, and how one process tells another."""
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+SURVIVED = "survived"
+NOTICED = "noticed"
+HUNG = "hung"
+"""Its tests did not end in their time: noticed, too."""
+NOT_RUN = "not run"
+"""No test runs it at all: a survivor."""
+NOT_SWAPPED = "not swapped"
+"""Cannot be put under what is in memory: the module must be loaded with it."""
+
+
+class Outcome(Struct, frozen=True):
+    """What became of the mutant with this number."""
+
+    number: int
+    ended: str
+    by: str = ""
+    """The test that noticed."""
+    seconds: float = 0.0
+
+
+class Reach(Struct, frozen=True):
+    """Which tests run which lines."""
+
+    tests: dict[str, float]
+    """Each test that passes → how long it takes, in seconds."""
+    lines: dict[str, dict[int, list[str]]]
+    """File → line → the tests that run it; the test "" is the import."""
+    forking: tuple[str, ...] = ()
+    """Tests that run lines in a forked child, where nobody sees which."""
+
+    def of(self, file: str, lines: tuple[int, int]) -> set[str]:
+        """The tests that run any of these lines."""
+        found = self.lines.get(file, {})
+        return {test for line in range(lines[0], lines[1] + 1) for test in found.get(line, ())}
+
+    def of_file(self, file: str) -> set[str]:
+        """The tests that run anything of a file."""
+        return {test for tests in self.lines.get(file, {}).values() for test in tests} - {""}
+
+    def without(self, files: Sequence[str]) -> "Reach":
+        """The same without the tests of some files."""
+
+        def stays(test: str) -> bool:
+            return not test.startswith(tuple(f"{file}::" for file in files))
+
+        lines = {
+            file: {line: [*filter(stays, tests)] for line, tests in each.items()}
+            for file, each in self.lines.items()
+        }
+        return Reach({test: s for test, s in self.tests.items() if stays(test)}, lines)
+
+
+def tell(pipe: int, what: Struct) -> None:
+    """Writes one line."""
+    with os.fdopen(os.dup(pipe), "wb") as writing:
+        writing.write(msgspec.json.encode(what) + b"\n")
