@@ -15,6 +15,7 @@ from journal import (
     Lease,
     NewEvent,
     RecordedEvent,
+    StaleLease,
     TransactionOver,
     WrongExpectedVersion,
 )
@@ -263,10 +264,16 @@ class OwnedExecution:
             outgoing.tell(recorded)
 
     def accept_foreign(self, recorded: Sequence[RecordedEvent]) -> None:
-        """Takes in events that this owner did not write."""
+        """Takes in events that this owner did not write.
+
+        Raises StaleLease at the first one of a later owner's: what that one has recorded is not for
+        the body that runs here, which has gone another way since.
+        """
         for fact in recorded:
             if fact.version <= self.version:
                 continue
+            if fact.epoch > self.lease.epoch:
+                raise StaleLease(self.stream, self.lease.epoch, fact.epoch)
             event = decode_event(fact)
             self.state = evolve(self.state, event)
             self.version = self.foreign_version = fact.version

@@ -22,6 +22,7 @@ from journal import (
     CommitRefused,
     JournalError,
     RecordedEvent,
+    StaleLease,
     TransactionOver,
 )
 from kitaru.domain.execution.commands import Complete, FailAttempt
@@ -1461,8 +1462,8 @@ class SyncRunner:
             elif not self.execution.accept_at_once(recorded):
                 # The loop must not wait for the flush that is under way.
                 self.host.spawn(functools.partial(self._take_in, recorded, in_turn=True))
-        except KitaruError as error:
-            # Written by a newer version, or damaged.
+        except (KitaruError, StaleLease) as error:
+            # Written by a newer version or a later owner, or damaged.
             self._let_down(error)
 
     def _on_foreign(self, foreign: Foreign) -> None:

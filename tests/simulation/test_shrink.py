@@ -15,7 +15,8 @@ from tests.simulation.shrink import Failing, failing, shrink
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The seeded bug `stale-lease-may-append`."""
     monkeypatch.setattr("kitaru.engine.async_runner.report", lambda *_, **__: None)
-    monkeypatch.setattr("tests.simulation.world.CALM_STEPS", 8_000)
+    monkeypatch.setattr("tests.simulation.world.MOST_STEPS", 3_000)
+    monkeypatch.setattr("tests.simulation.world.CALM_STEPS", 3_000)
     monkeypatch.setenv("KITARU_LOG_LEVEL", "off")
     monkeypatch.setattr(InMemoryJournal, "_holds", lambda *_: True)
 
@@ -33,7 +34,7 @@ def test_a_failing_world_becomes_small_and_can_be_seen_again(
     first = first_failing()
     # Not so many seconds, but so many tries: what is found must not depend on the machine.
     tries = itertools.count()
-    small = shrink(first, 200, clock=lambda: float(next(tries)))
+    small = shrink(first, 150, clock=lambda: float(next(tries)))
     assert small.kind == first.kind
     assert small.executions < first.executions
     assert len(small.faults) < len(first.faults) / 2

@@ -252,6 +252,26 @@ async def test_an_owner_that_was_replaced_writes_nothing(
     assert await paths(journal) == ["ExecutionStarted"]
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_an_owner_that_was_replaced_hears_nothing_of_what_its_successor_records(
+    journal: Journal, asynchronous: bool
+) -> None:
+    """A look for news: its body has gone another way since, and is not to be given any of it."""
+    execution = await started(journal, asynchronous=asynchronous)
+    heard: list[Foreign] = []
+    execution.on_foreign = heard.append
+    await journal.release(execution.lease)
+    query = ClaimQuery(category=CATEGORY, names=["f"], claim=Claim("other", 60))
+    ((_, lease),) = await journal.claim(query)
+    successor = owned_execution(True, journal, "x", execution.state, 1, lease)
+    successor.put(Outgoing(done("a")))
+    await successor.flush()
+    with pytest.raises(StaleLease):
+        await execution.catch_up()
+    assert heard == []
+    assert execution.version == 1
+
+
 async def test_the_head_is_rewritten_only_when_something_in_it_changes(journal: Journal) -> None:
     execution = await started(journal)
     before = await journal.head(STREAM)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from kitaru.errors import KitaruUsageError
@@ -37,6 +38,16 @@ def _new_world() -> Iterator[None]:
     flows.new_world()
     yield
     flows.new_world()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_kept() -> Iterator[None]:
+    """An example of an earlier run that was not shrunk to its end would be begun with again."""
+    before = settings.get_current_profile_name()
+    settings.register_profile("nothing is kept", settings(), database=None)
+    settings.load_profile("nothing is kept")
+    yield
+    settings.load_profile(before)
 
 
 def charged_once(outcome: Outcome) -> None:
