@@ -8,6 +8,7 @@ from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.commands import AbortWait, Command, GiveInput
 from kitaru.domain.execution.decide import same
 from kitaru.domain.execution.events import (
+    EventOffered,
     ExecutionEvent,
     ExecutionReopened,
     FlowAttemptFailed,
@@ -24,6 +25,7 @@ from kitaru.domain.values import StoredValue
 from kitaru.engine.codec import TypeScope
 from kitaru.engine.executions import fold
 from kitaru.engine.schema import plain_json, problem_with
+from kitaru.engine.upcasts import offered_event
 from kitaru.engine.values import stored
 from kitaru.errors import KitaruUsageError, KitaruWaitValidationError
 from kitaru.operations.executions import append_decided
@@ -88,6 +90,9 @@ class Closed:
         early: dict[str, StoredValue] = {}
         ended: set[str] = set()
         for event in events:
+            if isinstance(event, EventOffered):
+                # What a fork takes over was asked and answered before.
+                event = offered_event(event)
             match event:
                 case WaitRequested(path=path, again=True):
                     asked[path] = event

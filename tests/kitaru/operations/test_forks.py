@@ -1280,3 +1280,27 @@ async def test_a_journal_that_cannot_be_read_is_told_as_such(
     )
     with pytest.raises(kitaru.KitaruBackendError, match="could not be read"):
         await forks.fork_for_others(bench.runtime, request, retries=None, cache=None)
+
+
+@flow
+async def asks_two() -> list[int]:
+    """Asks twice under the same name."""
+    return [await kitaru.wait(schema=int, name="ask"), await kitaru.wait(schema=int, name="ask")]
+
+
+async def test_a_wait_that_was_answered_in_the_source_is_answered_in_the_fork() -> None:
+    """Whoever is told that an answer counts is right: nothing else would ever read it."""
+    async with kitaru.runtime(journal="memory://"):
+        runtime = current_runtime()
+        handle = await asks_two.aio.run()
+        await waits.give_input(runtime, handle.exec_id, "ask#1", 1)
+        await waits.give_input(runtime, handle.exec_id, "ask#2", 2)
+        assert await handle.wait() == [1, 2]
+        fork = await asks_two.aio.replay(handle.exec_id, from_="ask#2")
+        await waits.give_input(runtime, fork.exec_id, "ask#1", 1)
+        with pytest.raises(kitaru.KitaruStateError, match="answered already"):
+            await waits.give_input(runtime, fork.exec_id, "ask#1", 7)
+        await waits.give_input(runtime, fork.exec_id, "ask#2", 3)
+        assert await fork.wait() == [1, 3]
+        given = [e for e in await history_of(runtime, fork.exec_id) if e.type == "input_given"]
+        assert len(given) == 1
