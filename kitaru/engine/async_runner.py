@@ -1013,7 +1013,13 @@ class AsyncRunner:
         host = self.host
         try:
             transaction = open_attempt(
-                database, host.journal, host.lease_seconds, Slot(self), self.exec_id, call.path
+                database,
+                host.journal,
+                host.lease_seconds,
+                Slot(self),
+                self.exec_id,
+                call.path,
+                self.history.completed_attempt_of(call.path),
             )
             self.transactions[call.path] = call.transaction = transaction
             found = await host.in_transaction(transaction.found)

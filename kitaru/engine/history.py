@@ -311,10 +311,13 @@ class History:
 
         One that completed is among them: the body may call the path again with other arguments.
         """
+        return max(self.completed_attempt_of(path), self.attempts_of(path).last_attempt)
+
+    def completed_attempt_of(self, path: str) -> int:
+        """The number of the attempt that completed in an earlier flow attempt; 0: none did."""
         kept = self.kept.get(path)
         event = None if kept is None or kept.is_offered else kept.event
-        completed = event.attempt if isinstance(event, CheckpointCompleted) else 0
-        return max(completed, self.attempts_of(path).last_attempt)
+        return event.attempt if isinstance(event, CheckpointCompleted) else 0
 
     def _reject(self, event: InputRejected) -> None:
         rejected = self.log.pop(event.path, None)

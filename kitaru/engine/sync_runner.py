@@ -1004,8 +1004,15 @@ class SyncRunner:
 
     def _open_transaction(self, call: Call, database: Database) -> AttemptTransaction:
         host, gate = self.host, self.execution.gate
-        seconds = host.lease_seconds
-        opened = open_attempt(database, host.journal, seconds, gate, self.exec_id, call.path)
+        opened = open_attempt(
+            database,
+            host.journal,
+            host.lease_seconds,
+            gate,
+            self.exec_id,
+            call.path,
+            self.history.completed_attempt_of(call.path),
+        )
         with self.changed:
             if self._stopped:
                 raise ExecutionSuspended

@@ -225,11 +225,15 @@ class SharedAttempt:
 
 
 class SeparateAttempt:
-    """The outcome is committed with the writes in their own database, and in the journal later."""
+    """The outcome is committed with the writes in their own database, and in the journal later.
 
-    def __init__(self, path: str, exec_id: str, call: str) -> None:
+    `after` is the attempt of the same path whose outcome the journal has: a flow that is tried
+    again may make another call there, which is remembered beside it.
+    """
+
+    def __init__(self, path: str, exec_id: str, call: str, after: int) -> None:
         self._path = path
-        self._key = (exec_id, call)
+        self._key = (exec_id, f"{call} after attempt {after}" if after else call)
         self._transaction = SqliteTransaction(path, (TABLE,))
 
     @property
@@ -287,11 +291,15 @@ def open_attempt(
     gate: Gate,
     exec_id: str,
     path: str,
+    after: int,
 ) -> AttemptTransaction:
-    """A transaction for one attempt of a call. Raises KitaruUsageError for a bad location."""
+    """A transaction for one attempt of a call. Raises KitaruUsageError for a bad location.
+
+    `after` is the number of the attempt of an earlier flow attempt that has completed at the path.
+    """
     location = database.path()
     if location is not None and not journal.shares_store_with(location):
-        return SeparateAttempt(location, exec_id, path)
+        return SeparateAttempt(location, exec_id, path, after)
     try:
         # The renewal of leases waits as well.
         return SharedAttempt(journal, gate, min(LONGEST_SECONDS, lease_seconds / 3))

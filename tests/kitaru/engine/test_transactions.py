@@ -183,6 +183,38 @@ def test_what_an_attempt_that_raises_has_written_is_rolled_back(body: Any) -> No
     assert len(failed) == 1
 
 
+tries = 0
+
+
+@flow(retries=2)
+def other_each_time() -> str:
+    global tries
+    tries += 1
+    told = put(f"order {tries}")
+    if tries < 3:
+        raise ValueError(told)
+    return told
+
+
+@flow(retries=2)
+async def other_each_time_async() -> str:
+    global tries
+    tries += 1
+    told = await put_async(f"order {tries}")
+    if tries < 3:
+        raise ValueError(told)
+    return told
+
+
+@pytest.mark.parametrize("body", [other_each_time, other_each_time_async], ids=["sync", "async"])
+def test_a_flow_that_is_tried_again_may_call_with_other_arguments(body: Any) -> None:
+    """As with every other checkpoint: what is recorded at the path belongs to another call."""
+    global tries
+    tries = 0
+    assert result(body) == "order 3 is number 3"
+    assert orders() == ["order 1", "order 2", "order 3"]
+
+
 @every_body
 def test_a_body_that_raises_in_the_end_leaves_nothing(body: Any) -> None:
     global after
