@@ -59,6 +59,8 @@ class Checks:
         self.outcomes: defaultdict[str, set[str]] = defaultdict(set)
         """The calls that have ended in the current flow attempt, by stream."""
         self.epochs: defaultdict[str, int] = defaultdict(int)
+        self.newest: defaultdict[str, int] = defaultdict(int)
+        """The epoch of the last claim, by stream."""
         self.owners: dict[tuple[str, int], str] = {}
         self.failed: dict[tuple[str, str], int] = {}
         """The epoch in which an attempt failed that is to be repeated, by stream and path."""
@@ -89,10 +91,16 @@ class Checks:
         key = (lease.stream, lease.epoch)
         if self.owners.setdefault(key, lease.owner) != lease.owner:
             raise Violation(f"I3: epoch {lease.epoch} of {lease.stream} has two owners")
+        self.newest[lease.stream] = max(self.newest[lease.stream], lease.epoch)
 
     def appended(self, append: Append, appended: Appended) -> None:
         """An append is durable."""
         stream = append.stream
+        if append.lease is not None and append.lease.epoch < self.newest[stream]:
+            raise Violation(
+                f"I3: owner {append.lease.epoch} of {stream} wrote when it was already owner "
+                f"{self.newest[stream]}'s"
+            )
         if appended.lease is not None:
             self.claimed(appended.lease)
         for fact in appended.events:

@@ -1,10 +1,12 @@
 """A failing world becomes small, still fails in the same way, and its command shows it again."""
 
 import itertools
+from typing import Any
 
 import pytest
 
-from journal.backends.in_memory import InMemoryJournal
+from kitaru.domain.execution.events import CheckpointCompleted
+from kitaru.engine.history import History
 from tests.determinism.programs import Gather, Sequence, Step
 from tests.simulation.__main__ import main
 from tests.simulation.cuts import Cuts, children, part_of
@@ -13,18 +15,23 @@ from tests.simulation.shrink import Failing, failing, shrink
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The seeded bug `stale-lease-may-append`."""
+    """As the seeded bug `recorded-calls-run-again`: a new owner forgets what has completed."""
+    add = History.add
+
+    def forgetful(self: Any, version: int, recorded_at: int, event: Any) -> None:
+        if not isinstance(event, CheckpointCompleted):
+            add(self, version, recorded_at, event)
+
     monkeypatch.setattr("kitaru.engine.async_runner.report", lambda *_, **__: None)
-    monkeypatch.setattr("tests.simulation.world.MOST_STEPS", 3_000)
-    monkeypatch.setattr("tests.simulation.world.CALM_STEPS", 3_000)
+    monkeypatch.setattr("tests.simulation.world.CALM_STEPS", 8_000)
     monkeypatch.setenv("KITARU_LOG_LEVEL", "off")
-    monkeypatch.setattr(InMemoryJournal, "_holds", lambda *_: True)
+    monkeypatch.setattr(History, "add", forgetful)
 
 
 def first_failing() -> Failing:
     """The first seed whose world fails with many faults and executions."""
-    found = (failing(seed, Cuts()) for seed in itertools.count())
-    return next(it for it in found if it is not None and it.executions > 2 and len(it.faults) > 9)
+    found = (failing(seed, Cuts()) for seed in range(200))
+    return next(it for it in found if it is not None and it.kind == "I1" and it.executions > 2)
 
 
 @pytest.mark.usefixtures("broken")
@@ -34,13 +41,12 @@ def test_a_failing_world_becomes_small_and_can_be_seen_again(
     first = first_failing()
     # Not so many seconds, but so many tries: what is found must not depend on the machine.
     tries = itertools.count()
-    small = shrink(first, 150, clock=lambda: float(next(tries)))
+    small = shrink(first, 80, clock=lambda: float(next(tries)))
     assert small.kind == first.kind
     assert small.executions < first.executions
-    assert len(small.faults) < len(first.faults) / 2
     command = small.text.splitlines()[-1]
     assert command.startswith("replay with: python -m tests.simulation world --seed ")
-    assert "lease times" in small.text or "meets slow" in small.text
+    assert len(small.faults) < len(first.faults) / 2
     assert main(command.partition("tests.simulation ")[2].split()) == 1
     # But for the first line, with addresses and how long a body took.
     assert small.text.partition("\n")[2] in capsys.readouterr().out
