@@ -416,6 +416,13 @@ async def test_only_what_is_due_is_claimed(
     assert [head.stream for head, _ in await journal.claim(claim())] == ["ex-soon"]
 
 
+@pytest.mark.parametrize("limit", [-1, 0])
+async def test_a_claim_of_none_takes_none(journal: Journal, limit: int) -> None:
+    await journal.append(start())
+    assert await journal.claim(claim(limit=limit)) == []
+    assert len(await journal.claim(claim(limit=1))) == 1
+
+
 async def test_claims_are_by_category_and_name(journal: Journal) -> None:
     await journal.append(start("ex-1", head=HeadChange("running", "order", 0)))
     await journal.append(start("ex-2", head=HeadChange("running", "ship", 0)))
