@@ -127,12 +127,16 @@ def _children(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         if name in ("annotation", "returns") or (isinstance(node, ast.ClassDef) and name != "body"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not _is_text_alone(child):
+            if isinstance(child, ast.AST) and not _is_not_run(child):
                 yield name, child
 
 
-def _is_text_alone(node: ast.AST) -> bool:
-    """A docstring, the text of a message, or a list of names for tools."""
+def _is_not_run(node: ast.AST) -> bool:
+    """A docstring, the text of a message, or something for tools only."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return True
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("TypeVar", "ParamSpec"):
+        return True
     if isinstance(node, ast.Assign):
         return ast.unparse(node.targets[0]) in ("__all__", "__slots__")
     if isinstance(node, ast.Expr):
