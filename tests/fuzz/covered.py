@@ -30,7 +30,7 @@ def main(name: str, seconds: str) -> None:
         f"-max_total_time={seconds}",
         "-max_len=4096",
         "-rss_limit_mb=512",
-        "-timeout=10",
+        "-timeout=60",
         "-print_final_stats=1",
         f"-artifact_prefix={os.getcwd()}/fuzz-{name}-",
     ]

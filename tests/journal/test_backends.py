@@ -355,6 +355,33 @@ async def test_an_owner_may_hand_over_what_it_holds(journal: Journal) -> None:
     assert (refused.value.epoch, refused.value.current_epoch) == (0, 2)
 
 
+async def test_one_append_may_change_the_head_and_the_lease(journal: Journal) -> None:
+    started = await journal.append(start(claim=Claim("me", 30)))
+    other = HeadChange("waiting", "ship", 7, parent="ex-0", summary=b"s", route="r")
+    claimed = await journal.append(
+        more(started, b"x", head=other, lease=started.lease, claim=Claim("you", 60))
+    )
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert (head.state, head.name, head.due_at, head.parent) == ("waiting", "ship", 7, "ex-0")
+    assert (head.summary, head.route, head.anchor_version) == (b"s", "r", 2)
+    assert (head.owner, head.epoch, head.lease_until) == ("you", 2, journal.now() + 60_000_000)
+    assert head.anchor_hash == claimed.events[0].hash
+    await journal.append(more(claimed, b"y", head=DONE, lease=claimed.lease, release=True))
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert (head.state, head.due_at, head.parent, head.route) == ("done", None, None, "")
+    assert (head.owner, head.epoch, head.lease_until) == (None, 2, 0)
+
+
+async def test_a_lease_on_a_stream_that_is_not_there_is_stale(journal: Journal) -> None:
+    lease = Lease("ex-9", "me", 3, 2**62)
+    with pytest.raises(StaleLease) as refused:
+        await journal.append(Append("ex-9", events(b"x"), 1, lease=lease))
+    assert (refused.value.epoch, refused.value.current_epoch) == (3, 0)
+    assert await journal.head("ex-9") is None
+
+
 async def test_nobody_holds_a_stream_that_nobody_has_claimed(journal: Journal) -> None:
     await journal.append(start())
     head = await journal.head("ex-1")
@@ -414,6 +441,13 @@ async def test_only_what_is_due_is_claimed(
     assert await journal.claim(claim()) == []
     advance(5)
     assert [head.stream for head, _ in await journal.claim(claim())] == ["ex-soon"]
+
+
+@pytest.mark.parametrize("limit", [-1, 0])
+async def test_a_claim_of_none_takes_none(journal: Journal, limit: int) -> None:
+    await journal.append(start())
+    assert await journal.claim(claim(limit=limit)) == []
+    assert len(await journal.claim(claim(limit=1))) == 1
 
 
 async def test_claims_are_by_category_and_name(journal: Journal) -> None:

@@ -16,6 +16,8 @@ from journal import (
     RecordedEvent,
     follow,
     follow_all,
+    open_journal,
+    subscription,
 )
 from journal.journal import Watcher
 
@@ -130,6 +132,55 @@ async def test_a_follower_learns_that_the_journal_was_closed(journal: Journal) -
         await waiting
 
 
+@pytest.mark.parametrize("ending", ["left", "cancelled"])
+async def test_who_no_longer_follows_is_no_longer_told(journal: Journal, ending: str) -> None:
+    await append(journal, "ex-1", 0)
+    counting = _Counting(journal, deaf=True)
+    followed = follow(counting, "ex-1")  # type: ignore[arg-type]
+    assert await take(followed, 1) == [1]
+    assert len(counting._watchers) == 1
+    if ending == "left":
+        await followed.aclose()
+    else:
+        waiting = asyncio.create_task(take(followed, 1))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert counting._watchers == []
+
+
+async def test_what_is_there_is_read_page_by_page(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "_PAGE", 2)
+    await append(journal, "ex-1", 0, 5)
+    counting = _Counting(journal, deaf=True)
+    followed = follow(counting, "ex-1", poll_seconds=600)  # type: ignore[arg-type]
+    assert await take(followed, 5) == [1, 2, 3, 4, 5]
+    assert counting.reads == 3
+    await followed.aclose()
+    everything = follow_all(counting, poll_seconds=600)  # type: ignore[arg-type]
+    assert await take(everything, 5) == [1, 2, 3, 4, 5]
+    assert counting.reads == 6
+    assert counting.limits == {2}
+    await everything.aclose()
+
+
+async def test_more_than_can_wait_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "_MOST_WAITING", 3)
+    journal = await open_journal("memory://")
+    await append(journal, "ex-1", 0, 8)
+    events = await journal.read_stream("ex-1")
+    inbox = subscription._Inbox()
+    inbox.must_read = False
+    inbox.receive(events[:2])
+    inbox.receive(events[2:3])
+    assert (len(inbox.events), inbox.must_read) == (3, False)
+    inbox.receive(events[3:4])
+    assert (len(inbox.events), inbox.must_read) == (3, True)
+    await journal.close()
+
+
 class _Counting:
     """A journal that counts its reads, and whose watchers hear only what a test tells them."""
 
@@ -138,10 +189,17 @@ class _Counting:
         self._deaf = deaf
         self._watchers: list[Watcher] = []
         self.reads = 0
+        self.limits: set[object] = set()
 
     async def read_stream(self, stream: str, /, **options: Any) -> list[RecordedEvent]:
         self.reads += 1
+        self.limits.add(options.get("limit"))
         return await self._journal.read_stream(stream, **options)
+
+    async def read_all(self, **options: Any) -> list[RecordedEvent]:
+        self.reads += 1
+        self.limits.add(options.get("limit"))
+        return await self._journal.read_all(**options)
 
     def watch(self, stream: str | None, watcher: Watcher, /) -> Callable[[], None]:
         self._watchers.append(watcher)

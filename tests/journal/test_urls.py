@@ -33,6 +33,9 @@ def test_memory_is_named_by_url() -> None:
         "",
         " ",
         "postgresql://me:secret@host/db",
+        "postgresql:///var/journal.db",
+        "memory:",
+        "memory:///",
         "sqlite://journal.db",
         "sqlite:///",
         "sqlite://",
@@ -51,6 +54,8 @@ def test_anything_else_is_refused_and_told_what_is_accepted(url: str) -> None:
     assert "sqlite:////absolute/path.db" in str(refused.value)
     assert "memory://" in str(refused.value)
     assert "secret" not in str(refused.value)
+    shown = f"{url.partition('://')[0]}://…" if "://" in url else url
+    assert f"no journal is named by {shown!r};" in str(refused.value)
 
 
 async def test_memory_is_a_new_journal_each_time() -> None:

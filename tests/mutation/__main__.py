@@ -108,7 +108,10 @@ def reach_of(part: Part) -> Reach:
     """Which of its tests run which lines. Raises RuntimeError when it cannot be found out."""
 
     def map_lines(pipe: int) -> None:
-        _pytest([*part.tests, *part.wider], plugin.Mapper([part.package], pipe))
+        # Each test has its usual time: what is too slow here would be asked by no mutant.
+        _pytest(
+            ["-o", "timeout=120", *part.tests, *part.wider], plugin.Mapper([part.package], pipe)
+        )
 
     for said in _in_another_process(map_lines):
         reach = msgspec.json.decode(said, type=Reach)

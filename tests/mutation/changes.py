@@ -127,12 +127,16 @@ def _children(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         if name in ("annotation", "returns") or (isinstance(node, ast.ClassDef) and name != "body"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not _is_text_alone(child):
+            if isinstance(child, ast.AST) and not _is_not_run(child):
                 yield name, child
 
 
-def _is_text_alone(node: ast.AST) -> bool:
-    """A docstring, the text of a message, or a list of names for tools."""
+def _is_not_run(node: ast.AST) -> bool:
+    """A docstring, the text of a message, or something for tools only."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return True
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("TypeVar", "ParamSpec"):
+        return True
     if isinstance(node, ast.Assign):
         return ast.unparse(node.targets[0]) in ("__all__", "__slots__")
     if isinstance(node, ast.Expr):
@@ -157,7 +161,7 @@ def _what(before: Any, after: ast.AST, change: int) -> str:
         case ast.Call():
             return f"{_text(before.func)}(...) without {_text(before.keywords[change])}"
         case ast.ClassDef():
-            return f"class {before.name} without {_text(before.keywords[change])}"
+            return f"class {before.name} without {_text(_own(before)[change])}"
         case ast.If() | ast.While():
             return f"if {_text(before.test)} -> if not {_text(before.test)}"
         case ast.IfExp():
@@ -194,7 +198,7 @@ def _changes(node: ast.AST) -> int:
         case ast.Call() if node.keywords:
             return len(node.keywords)
         case ast.ClassDef():
-            return len(node.keywords)
+            return len(_own(node))
         case (
             ast.UnaryOp(op=ast.Not())
             | ast.Constant(value=bool() | int() | float())
@@ -240,10 +244,18 @@ def _change(node: Any, change: int) -> None:
             node.guard = None
         case ast.Return():
             node.value = ast.copy_location(ast.Constant(None), node)
-        case ast.Call() | ast.ClassDef():
+        case ast.Call():
             del node.keywords[change]
+        case ast.ClassDef():
+            node.keywords.remove(_own(node)[change])
         case ast.Assign() | ast.Expr() | ast.Continue() | ast.Break() | ast.Delete():
             _become(node, ast.Pass() if not isinstance(node, ast.Continue) else ast.Break())
+
+
+def _own(node: ast.ClassDef) -> list[ast.keyword]:
+    """What a class says of itself, and does not inherit from a struct that says it already."""
+    is_first = any(isinstance(base, ast.Name) and base.id == "Struct" for base in node.bases)
+    return [it for it in node.keywords if is_first or it.arg not in ("frozen", "gc")]
 
 
 def _not(test: Any) -> ast.expr:

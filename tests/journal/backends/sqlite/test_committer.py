@@ -309,6 +309,51 @@ async def test_a_failed_commit_is_made_final_by_one_of_its_own(
     await journal.close()
 
 
+async def test_what_is_looked_for_after_a_failed_commit_is_that_very_commit(path: str) -> None:
+    """Else one that is lost would be told as done."""
+    journal = await SqliteJournal.open(path)
+    first = await journal.append(append(claim=Claim("me", 30)))
+    await journal.append(append("ex-2", claim=Claim("me", 30)))
+    await journal.append(append("ex-3"))
+    await journal.append(append("ex-3", 1))
+    assert first.lease is not None
+    until, made = first.lease.until, first.events[0].hash
+    event, lease = remembering._IS_EVENT_THERE, remembering._IS_LEASE_THERE
+    rows: list[tuple[str, tuple[object, ...], bool]] = [
+        (event, (1, 1, made), True),
+        (event, (3, 1, made), False),
+        (event, (1, 2, made), False),
+        (event, (1, 1, bytes(32)), False),
+        (event, (3, 2, made), False),
+        (lease, (1, "me", 1, until), True),
+        (lease, (3, "me", 1, until), False),
+        (lease, (1, "you", 1, until), False),
+        (lease, (1, None, 1, until), False),
+        (lease, (1, "me", 2, until), False),
+        (lease, (1, "me", 1, until + 1), False),
+        (lease, (9, "me", 1, until + 1), False),
+        (lease, (3, None, 0, 0), True),
+        (lease, (3, "me", 0, 0), False),
+        (lease, (3, None, 0, 1), False),
+    ]
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        for statement, parameters, there in rows:
+            found = other.execute(statement, parameters).fetchone() is not None
+            assert found == there, (statement, parameters)
+    await journal.close()
+
+
+async def test_of_a_stream_that_is_there_a_lost_commit_is_lost(
+    faulty: tuple[Journal, Break],
+) -> None:
+    journal, break_ = faulty
+    break_("before")
+    with pytest.raises(JournalUnavailable):
+        await journal.append(append("ex-0", 1))
+    assert (await journal.append(append("ex-0", 1))).version == 2
+    await journal.close()
+
+
 async def test_what_was_written_counts_for_the_next_checkpoint(path: str) -> None:
     journal = await SqliteJournal.open(path)
     noise = random.Random(1).randbytes(600)

@@ -149,6 +149,8 @@ async def test_a_look_up_asks_no_more_than_it_must(journal_file: Path) -> None:
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")
     finder.close()
+    with pytest.raises(JournalClosed):
+        finder.find(query)
     await journal.close()
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +98,41 @@ def claims(*routes: str, **asked: Any) -> ClaimQuery:
 
 
 @pytest.mark.parametrize(
-    ("query", "index"),
+    ("asked", "index"),
     [
-        (heads(ex()), "heads_newest (category=?)"),
-        (heads(ex(states=["failed"])), "heads_by_state (category=? AND state=?)"),
-        (heads(ex(parent="ex-1")), "heads_by_parent (parent=?)"),
-        (heads(ex(route_prefix="stack:", claimable_at=1)), "heads_by_route (route>? AND route<?)"),
-        (heads(ex(route_prefix="stack:")), "heads_newest (category=?)"),
-        (heads(ex(claimable_at=1)), "heads_newest (category=?)"),
-        (heads(ex(stream_prefix="ex-")), "heads_newest (category=?)"),
-        (heads(ex(stream_prefix="ex-1")), "sqlite_autoindex_heads_1 (stream>? AND stream<?)"),
-        (claimable(claims("", names=["order"]), 1)[0], "heads_claimable (category=? AND name=? "),
-        (claimable(claims("r", names=["order"]), 1)[0], "heads_claimable (category=? AND name=? "),
-        (claimable(claims("r", names=None), 1)[0], "heads_by_route (route=? AND claimable_at<?)"),
-        (claimable(claims("", names=None), 1)[0], "heads_newest (category=?)"),
+        (lambda: heads(ex()), "heads_newest (category=?)"),
+        (lambda: heads(ex(states=["failed"])), "heads_by_state (category=? AND state=?)"),
+        (lambda: heads(ex(parent="ex-1")), "heads_by_parent (parent=?)"),
+        (
+            lambda: heads(ex(route_prefix="stack:", claimable_at=1)),
+            "heads_by_route (route>? AND route<?)",
+        ),
+        (lambda: heads(ex(route_prefix="stack:")), "heads_newest (category=?)"),
+        (lambda: heads(ex(claimable_at=1)), "heads_newest (category=?)"),
+        (lambda: heads(ex(stream_prefix="ex-")), "heads_newest (category=?)"),
+        (
+            lambda: heads(ex(stream_prefix="ex-1")),
+            "sqlite_autoindex_heads_1 (stream>? AND stream<?)",
+        ),
+        (
+            lambda: claimable(claims("", names=["order"]), 1)[0],
+            "heads_claimable (category=? AND name=? ",
+        ),
+        (
+            lambda: claimable(claims("r", names=["order"]), 1)[0],
+            "heads_claimable (category=? AND name=? ",
+        ),
+        (
+            lambda: claimable(claims("r", names=None), 1)[0],
+            "heads_by_route (route=? AND claimable_at<?)",
+        ),
+        (lambda: claimable(claims("", names=None), 1)[0], "heads_newest (category=?)"),
     ],
 )
-def test_each_question_walks_the_narrowest_index(query: Query[Any], index: str, path: str) -> None:
+def test_each_question_walks_the_narrowest_index(
+    asked: Callable[[], Query[Any]], index: str, path: str
+) -> None:
+    query = asked()
     with contextlib.closing(connect_writer(path)) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {query.statement}", query.parameters)
         assert index in plan.fetchone()[3]

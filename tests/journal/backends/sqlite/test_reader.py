@@ -220,6 +220,17 @@ def test_an_index_that_leads_to_no_head_is_damage(path: str) -> None:
     assert (finding.stream, finding.kind) == ("ex-99", "unreadable")
 
 
+async def test_nothing_is_appended_to_a_stream_whose_events_are_gone(path: str) -> None:
+    damaged(path, change("DELETE FROM events WHERE stream = 1"))
+    journal = await open_journal(path)
+    for version in (0, 5):
+        head = RUNNING if version == 0 else None
+        with pytest.raises(CorruptJournal, match="a head and no events") as refused:
+            await journal.append(Append("ex-1", (NewEvent("Happened", b""),), version, head))
+        assert refused.value.version == 1
+    await journal.close()
+
+
 def test_one_stream_is_verified_by_itself(path: str) -> None:
     damaged(path, change("UPDATE events SET payload = x'00' WHERE position = 3"))
     with open_reader(path) as reader:

@@ -234,6 +234,13 @@ def test_a_failed_attempt_of_a_call_is_tried_again_after_its_delay() -> None:
     )
 
 
+def test_a_failed_call_keeps_the_type_that_it_was_given() -> None:
+    for kind in (None, "tool"):
+        (failed,) = decide(given_(), failing(type=kind))
+        assert isinstance(failed, CheckpointFailed)
+        assert failed.type == kind
+
+
 @pytest.mark.parametrize(
     "changed",
     [

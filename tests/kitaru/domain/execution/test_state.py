@@ -246,6 +246,12 @@ def test_an_early_answer_is_taken_once_by_its_id_or_else_its_name(key: str) -> N
     assert early_answer(("w", "task/w"), "task/w", "w") == "task/w"
 
 
+@pytest.mark.parametrize("due_at", [None, 5])
+def test_a_parked_execution_waits_until_it_is_due(due_at: int | None) -> None:
+    state = after(ExecutionParked(due_at=due_at))
+    assert (state.status, state.due_at) == (ExecutionStatus.WAITING, due_at)
+
+
 def test_who_asks_has_been_loaded() -> None:
     not_loaded = CodeNotLoaded(problem="p", failures=2, retry_at=9)
     assert after(not_loaded, ASKS).load_failures == 0
@@ -265,6 +271,7 @@ def test_an_end_says_why_and_nothing_is_open_any_more() -> None:
     attempt = FlowAttemptFailed(attempt=1, error=ERROR, retry_at=7)
     tried = after(ASKS, attempt)
     assert (tried.waits, tried.reason) == ((), "attempt 1 failed: boom")
+    assert tried.status is ExecutionStatus.RUNNING
     early = InputGiven(path="x", value=NULL)
     completed = after(attempt, early, ASKS, DIVERGED, ENDS[0])
     assert (completed.waits, completed.early) == ((), ())
@@ -294,6 +301,9 @@ def test_reopening_leaves_nothing_of_the_failure_and_keeps_open_questions_of_a_r
     assert (retried.error_type, retried.waits) == ("", ())
     resumed = after(*before, ASKS, DIVERGED, ExecutionReopened(reason="resume"))
     assert [wait.path for wait in resumed.waits] == ["w"]
+    for end, reason in ((ENDS[1], "retry"), (DIVERGED, "resume")):
+        reopened = after(before[0], end, ExecutionReopened(reason=reason))
+        assert (reopened.load_failures, reopened.due_at) == (0, 0)
     loading = after(*before, ExecutionReopened(reason="load"))
     assert (loading.load_failures, loading.recoveries, loading.due_at) == (0, 0, 0)
     assert loading.attempt == 2
