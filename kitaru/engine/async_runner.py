@@ -869,6 +869,7 @@ class AsyncRunner:
         tried = self.history.attempts_of(call.path)
         call.attempt = self.history.last_attempt_of(call.path)
         call.tried = tried.this_pass
+        call.comes_after(self.history.completed_attempt_of(call.path))
         if call.definition.once and tried.in_doubt:
             self._request_review(call)
             return
@@ -944,7 +945,8 @@ class AsyncRunner:
         self.host.watch_duration(attempt)
 
     def _body(self, call: Call, context: contextvars.Context) -> Callable[[], Any]:
-        context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
+        here = CheckpointScope(self, call.path, call.attempt, call.identity, call.transaction)
+        context.run(scope.set, here)
         return self.host.body_of(self.execution, call)
 
     def _run_body(self, call: Call, context: contextvars.Context) -> "asyncio.Future[Any]":
@@ -1018,8 +1020,7 @@ class AsyncRunner:
                 host.lease_seconds,
                 Slot(self),
                 self.exec_id,
-                call.path,
-                self.history.completed_attempt_of(call.path),
+                call.identity,
             )
             self.transactions[call.path] = call.transaction = transaction
             found = await host.in_transaction(transaction.found)

@@ -66,6 +66,7 @@ class Call:
         "digest",
         "encoded",
         "future",
+        "identity",
         "noted",
         "path",
         "running",
@@ -84,6 +85,9 @@ class Call:
         self.arguments = arguments
         self.encoded = b""
         self.digest = ""
+        self.identity = path
+        """What no other call has, of this execution or of one of its flow attempts: the path, and
+        the attempt that has completed there before, with other arguments."""
         self.attempt = 0
         """The number of the running attempt, over all flow attempts."""
         self.tried = 0
@@ -108,6 +112,10 @@ class Call:
         """Fixes the arguments' bytes. Raises KitaruSerializationError."""
         self.encoded = codec.encode(self.arguments, where="arguments", types=self.definition.types)
         self.digest = digest(self.encoded)
+
+    def comes_after(self, completed: int) -> None:
+        """Tells it from the call whose attempt of this number has completed at its path."""
+        self.identity = f"{self.path} after attempt {completed}" if completed else self.path
 
     def begin(self) -> None:
         """Starts the next attempt's clock and number."""

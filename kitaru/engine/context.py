@@ -46,18 +46,21 @@ class FlowScope:
 class CheckpointScope:
     """In a checkpoint's body."""
 
-    __slots__ = ("attempt", "path", "runner", "transaction")
+    __slots__ = ("attempt", "identity", "path", "runner", "transaction")
 
     def __init__(
         self,
         runner: Recorder,
         path: str,
         attempt: int,
+        identity: str,
         transaction: AttemptTransaction | None = None,
     ) -> None:
         self.runner = runner
         self.path = path
         self.attempt = attempt
+        self.identity = identity
+        """What no other call of the execution has."""
         self.transaction = transaction
 
 

@@ -76,6 +76,7 @@ class IsolatedAttempt:
             self._recorder.exec_id,
             self._call.path,
             self._call.attempt,
+            self._call.identity,
             Raw(self._call.encoded),
         )
         with contextlib.ExitStack() as opened:

@@ -74,7 +74,7 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
     codec = Codec()
     try:
         definition: CheckpointDefinition = load_checkpoint(request.function).definition
-        scope.set(CheckpointScope(recorder, request.path, request.attempt))
+        scope.set(CheckpointScope(recorder, request.path, request.attempt, request.identity))
         result = _run(definition, codec, request)
         encoded = codec.encode(result, where="result", types=definition.types)
     except BaseException as error:

@@ -20,6 +20,8 @@ class Request(Struct, frozen=True):
     exec_id: str
     path: str
     attempt: int
+    identity: str
+    """What no other call of the execution has."""
     arguments: Raw
     """In the codec's JSON."""
 

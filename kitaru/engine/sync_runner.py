@@ -899,6 +899,7 @@ class SyncRunner:
         """Tries the call until it has an outcome, which is durable then."""
         tried = self.history.attempts_of(call.path)
         call.attempt, call.tried = self.history.last_attempt_of(call.path), tried.this_pass
+        call.comes_after(self.history.completed_attempt_of(call.path))
         if self._is_in_doubt(call):
             reviewed = self._reviewed(call)
             if reviewed is not None:
@@ -1010,8 +1011,7 @@ class SyncRunner:
             host.lease_seconds,
             gate,
             self.exec_id,
-            call.path,
-            self.history.completed_attempt_of(call.path),
+            call.identity,
         )
         with self.changed:
             if self._stopped:
@@ -1199,7 +1199,8 @@ class SyncRunner:
 
     def _run_here(self, call: Call) -> Delivery:
         context = contextvars.copy_context() if call.context is None else call.context.copy()
-        context.run(scope.set, CheckpointScope(self, call.path, call.attempt, call.transaction))
+        here = CheckpointScope(self, call.path, call.attempt, call.identity, call.transaction)
+        context.run(scope.set, here)
         if call.definition.isolated:
             if self._isolates:
                 attempt = IsolatedAttempt(call, self.host.codec, self)

@@ -225,15 +225,11 @@ class SharedAttempt:
 
 
 class SeparateAttempt:
-    """The outcome is committed with the writes in their own database, and in the journal later.
+    """The outcome is committed with the writes in their own database, and in the journal later."""
 
-    `after` is the attempt of the same path whose outcome the journal has: a flow that is tried
-    again may make another call there, which is remembered beside it.
-    """
-
-    def __init__(self, path: str, exec_id: str, call: str, after: int) -> None:
+    def __init__(self, path: str, exec_id: str, call: str) -> None:
         self._path = path
-        self._key = (exec_id, f"{call} after attempt {after}" if after else call)
+        self._key = (exec_id, call)
         self._transaction = SqliteTransaction(path, (TABLE,))
 
     @property
@@ -290,16 +286,15 @@ def open_attempt(
     lease_seconds: float,
     gate: Gate,
     exec_id: str,
-    path: str,
-    after: int,
+    call: str,
 ) -> AttemptTransaction:
-    """A transaction for one attempt of a call. Raises KitaruUsageError for a bad location.
+    """A transaction for one attempt of a call, named by its identity.
 
-    `after` is the number of the attempt of an earlier flow attempt that has completed at the path.
+    Raises KitaruUsageError for a bad location.
     """
     location = database.path()
     if location is not None and not journal.shares_store_with(location):
-        return SeparateAttempt(location, exec_id, path, after)
+        return SeparateAttempt(location, exec_id, call)
     try:
         # The renewal of leases waits as well.
         return SharedAttempt(journal, gate, min(LONGEST_SECONDS, lease_seconds / 3))

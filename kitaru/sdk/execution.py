@@ -23,7 +23,9 @@ def idempotency_key() -> str:
     """A text that is the same for every attempt of this checkpoint call, and for no other call.
 
     Give it to services that drop repeated requests: a checkpoint's body may run again when its
-    process dies before the result is recorded. Raises KitaruContextError outside a checkpoint.
+    process dies before the result is recorded. Where a flow that is tried again makes another call
+    in the place of one that has completed, with other arguments, that call has a text of its own.
+    Raises KitaruContextError outside a checkpoint.
     """
     here = scope.get()
     if not isinstance(here, CheckpointScope):
@@ -31,4 +33,4 @@ def idempotency_key() -> str:
             "kitaru.idempotency_key() can only be called inside a @checkpoint: it names one call."
         )
     here.runner.unshared.add(here.path)
-    return str(uuid.uuid5(KEY_NAMESPACE, f"{here.runner.exec_id}\0{here.path}"))
+    return str(uuid.uuid5(KEY_NAMESPACE, f"{here.runner.exec_id}\0{here.identity}"))

@@ -38,7 +38,7 @@ def test_outside_a_flow_it_is_said_how_to_get_in() -> None:
 
 def test_inside_a_checkpoint_the_checkpoint_is_named() -> None:
     with pytest.raises(KitaruContextError, match=r"inside a @checkpoint \(this is 'fetch#2'\)"):
-        inside(CheckpointScope(RUNNER, "fetch#2", 1))
+        inside(CheckpointScope(RUNNER, "fetch#2", 1, "fetch#2"))
 
 
 def test_no_scope_leaks_out() -> None:

@@ -56,7 +56,8 @@ def test_each_line_tells_whose_it_is_also_when_several_are_begun(
 ) -> None:
     def body(exec_id: str, call: str) -> None:
         runner = Runner(exec_id)
-        here = CheckpointScope(runner, call, 1) if call else FlowScope(runner)  # type: ignore[arg-type]
+        within = CheckpointScope(runner, call, 1, call)  # type: ignore[arg-type]
+        here = within if call else FlowScope(runner)
         scope.set(here)
         stream.write(f"{exec_id} ")
         began.wait(10)
