@@ -185,6 +185,9 @@ class Clients:
             idempotency_key=f"world {world.seed} fork {number}",
         )
         cache = world.chance.choice([None, True])
+        new_id = executions.new_exec_id(state.flow, request.idempotency_key)
+        # What is run anew is not to be served from where it ran before, unless somebody says so.
+        world.forks_may_reuse[new_id] = cache is True
         try:
             await forks.fork_for_others(world.client.runtime, request, retries=None, cache=cache)
         except (KitaruUsageError, KitaruBackendError):

@@ -158,6 +158,8 @@ class World:
         self.ledger = Ledger(self)
         set_audience(self.ledger)
         self.plans: dict[str, Plan] = {}
+        self.forks_may_reuse: dict[str, bool] = {}
+        """Whether a fork was begun with the cache on."""
         self.clients = Clients(self)
         self.client = Node(self, "client", is_client=True)
         self.current: Node = self.client
@@ -476,7 +478,10 @@ class World:
     def forked(self, stream: str, source: str) -> None:
         """A fork has been begun, whether whoever asked for it has heard of it or not."""
         known, exec_id = self.plans[source], exec_id_of(stream)
-        self.plans[exec_id] = structs.replace(known, exec_id=exec_id, source=source, number=-1)
+        cache = self.forks_may_reuse[exec_id]
+        self.plans[exec_id] = structs.replace(
+            known, exec_id=exec_id, source=source, number=-1, cache=cache
+        )
         self.later(0, lambda: self._follow(exec_id))
 
     def find(self, query: KeyQuery) -> dict[int, RecordedEvent]:
