@@ -34,6 +34,8 @@ ABOUT_TAKE_OVERS = {
     "a-given-up-execution-can-be-retried",
 }
 """Cases about the limit of take-overs, which there is none of where every lease is stolen."""
+WITHIN_ONE_PASS = {"an-early-answer-that-nobody-takes-is-the-outcome"}
+"""Cases about what one pass of the body begins and gives up, where each event makes another one."""
 AT_ONCE = {
     "futures-are-given-in-journal-order-again",
     "both-lost-futures-run-again",
@@ -62,7 +64,7 @@ def is_on(mode: str) -> bool:
 
 def marks_of(case: str) -> list[pytest.MarkDecorator]:
     """In which modes a conformance case says nothing."""
-    marks = [pytest.mark.counts_passes] if case in ABOUT_TAKE_OVERS else []
+    marks = [pytest.mark.counts_passes] if case in ABOUT_TAKE_OVERS | WITHIN_ONE_PASS else []
     return [*marks, pytest.mark.needs_threads] if case in AT_ONCE else marks
 
 

@@ -1,5 +1,6 @@
 """Processes that are killed again and again over one journal, and what must be true after each."""
 
+import contextlib
 import os
 import queue
 import random
@@ -77,13 +78,13 @@ class Zygote:
         assert word == "born"
         timer = None
         if kill_after is not None:
-            timer = threading.Timer(kill_after, os.kill, (int(pid), signal.SIGKILL))
+            timer = threading.Timer(kill_after, _kill, (int(pid),))
             timer.start()
         while True:
             try:
                 line = self._lines.get(timeout=STUCK_SECONDS)
             except queue.Empty:
-                os.kill(int(pid), signal.SIGKILL)
+                _kill(int(pid))
                 raise AssertionError(
                     f"a process stands still; the last it said: {said[-3:]}"
                 ) from None
@@ -94,6 +95,12 @@ class Zygote:
             timer.cancel()
             timer.join()
         return said, int(line.split()[1])
+
+
+def _kill(pid: int) -> None:
+    # It may have come to its end in this very moment.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 class Victim:
