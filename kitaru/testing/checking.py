@@ -19,6 +19,7 @@ from kitaru.testing.extra import needed
 from kitaru.testing.fault import AnyFault, code_of
 from kitaru.testing.rehearsal import Answers, Outcome, Run, is_flow
 from kitaru.testing.strategies import faults as drawn_faults
+from kitaru.testing.strategies import reached
 from kitaru.testing.sweep import Check, Scene, Setup
 from kitaru.testing.world import PATIENCE_SECONDS, AnyFlow
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FOLDER = Path(".kitaru") / "failures"
 FORMAT = 1
 BEYOND_THE_END = 3
+ADDED_AT_MOST = 3
+"""How many events a fault is taken to add to the journal."""
 """How many events beyond those of a run without faults a fault is drawn at: crashes add some."""
 
 
@@ -133,14 +136,17 @@ class _Checking:
 
         examples = settings().max_examples if max_examples is None else max_examples
         inputs = st.just(()) if self.inputs is None else self.inputs
+        strategy = drawn_faults() if self.faults is None else self.faults
 
         def law(drawn: Any, data: Any) -> None:
             scene = with_inputs(self.scene, drawn)
             reference = self._reference(scene)
-            strategy = self.faults
-            if strategy is None:
-                strategy = drawn_faults(events=len(reference.recorded) + BEYOND_THE_END)
-            self._try(scene, data.draw(strategy), reference)
+            before = reached.set(len(reference.recorded) + BEYOND_THE_END)
+            try:
+                drawn_now = data.draw(strategy)
+            finally:
+                reached.reset(before)
+            self._try(scene, drawn_now, reference)
 
         # hypothesis finds what failed before by the name of what it runs.
         law.__name__ = f"check_{self.scene.flow.name}"
@@ -153,7 +159,7 @@ class _Checking:
         try:
             how(given(drawn=inputs, data=st.data())(law))()
         except _Failed as failed:
-            raise self._broken(failed, folder) from None
+            raise self._broken(self.smaller(failed), folder) from None
         return CheckReport(self.scene.flow.name, self.runs, self.kinds)
 
     def _reference(self, scene: Scene) -> Run:
@@ -170,6 +176,25 @@ class _Checking:
         for fault in run.happened:
             kind = type(fault).__name__
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
+
+    def smaller(self, failed: _Failed) -> _Failed:
+        """A failure with fewer faults, if there is one that hypothesis does not come to.
+
+        It leaves out a fault or makes others earlier, one at a time. Where a fault adds events to
+        the journal, it takes both to be without it.
+        """
+        if not failed.faults:
+            # It fails without any: there is no run to compare with.
+            return failed
+        reference = self._reference(failed.scene)
+        for left_out in range(len(failed.faults)):
+            rest = (*failed.faults[:left_out], *failed.faults[left_out + 1 :])
+            for by in range(1, ADDED_AT_MOST + 1):
+                try:
+                    self._try(failed.scene, [_earlier(fault, by) for fault in rest], reference)
+                except _Failed as found:
+                    return self.smaller(found)
+        return failed
 
     def _judged(self, scene: Scene, faults: Sequence[AnyFault], reference: Outcome | None) -> Run:
         try:
@@ -194,6 +219,11 @@ class _Checking:
             f"To do it again: kitaru.testing.reproduce({str(file)!r}{_more(scene)})",
         ]
         return FlowBroken("\n".join(lines))
+
+
+def _earlier(fault: AnyFault, by: int) -> AnyFault:
+    at = getattr(fault, "at", None)
+    return fault if at is None or at <= by else msgspec.structs.replace(fault, at=at - by)
 
 
 def with_inputs(scene: Scene, drawn: Any) -> Scene:

@@ -27,9 +27,11 @@ from kitaru.testing import (
     faults,
     reproduce,
 )
-from kitaru.testing.checking import Reproduction
+from kitaru.testing.bodies import Bodies
+from kitaru.testing.checking import Reproduction, _Checking, _Failed
 from kitaru.testing.fault import AnyFault
 from kitaru.testing.rehearsal import Rehearsal, run_apart
+from kitaru.testing.sweep import Scene
 from tests.kitaru.testing import flows
 
 
@@ -143,6 +145,16 @@ def test_a_double_charge_shrinks_to_one_crash(tmp_path: Path) -> None:
     # Mended: the same faults, and another flow.
     run = reproduce(only_file(tmp_path), flow=flows.charges_once, **given)
     assert run.happened == kept.faults
+
+
+def test_a_fault_whose_only_part_is_to_make_the_journal_longer_is_left_out() -> None:
+    scene = Scene(flows.charges_twice, ("",), {}, {}, Bodies(), flows.new_world, charged_once, 5.0)
+    checking = _Checking(scene, None, None, same_outcome=True)
+    two = (Crash(1), Crash(3, late=True))
+    with pytest.raises(_Failed) as failed:
+        checking._try(scene, two, checking._reference(scene))
+    assert failed.value.faults == two
+    assert checking.smaller(failed.value).faults == (Crash(2, late=True),)
 
 
 def test_an_input_that_fails_without_any_fault_is_told_so(tmp_path: Path) -> None:
