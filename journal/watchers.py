@@ -33,6 +33,9 @@ class Watchers:
         """From any thread, in the order of the commits; no events: somebody should read again."""
         if not self._watchers:
             return
+        if self._loop.is_closed():
+            self._forget()
+            return
         self._untold.append(events)
         if not self._telling:
             self._telling = True
@@ -42,8 +45,13 @@ class Watchers:
                     self._loop.call_soon(self._tell)
                 else:
                     self._loop.call_soon_threadsafe(self._tell)
-            except RuntimeError:  # the loop has ended, and with it whoever watched
-                self._untold.clear()
+            except RuntimeError:  # it was closed since it was looked at
+                self._forget()
+
+    def _forget(self) -> None:
+        """The loop has ended, and with it whoever watched: threads may append for long yet."""
+        self._watchers.clear()
+        self._untold.clear()
 
     def _tell(self) -> None:
         # First the flag: whoever publishes after this line schedules another call.

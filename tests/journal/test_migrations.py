@@ -27,7 +27,7 @@ from journal import (
 )
 from journal.backends.sqlite.connections import MIGRATIONS, connect_writer
 from journal.hashing import event_hash
-from journal.migrations import APPLICATION_ID, migrate, statements
+from journal.migrations import APPLICATION_ID, migrate, newest_schema, statements
 from journal.records import GENESIS
 
 ME = Claim("me", 30)
@@ -152,6 +152,34 @@ async def test_an_older_journal_goes_on_with_its_streams_and_no_route(tmp_path: 
     [(head, _)] = await journal.claim(ClaimQuery(category="ex", names=["order"], claim=ME))
     await journal.close()
     assert (head.stream, head.route, head.version) == ("ex-1", "", 1)
+
+
+def test_only_numbered_scripts_count(tmp_path: Path) -> None:
+    """An editor's or a packager's file beside them is none."""
+    (tmp_path / "0002_more.sql").write_text("CREATE TABLE second (a);")
+    (tmp_path / "0001_first.sql").write_text("CREATE TABLE first (a);")
+    for other in ("0003_notes.txt", "draft.sql", "__init__.py", "0001_first.sql.orig"):
+        (tmp_path / other).write_text("this is no SQL")
+    assert newest_schema(str(tmp_path)) == 2
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    migrate(connection, str(tmp_path), "memory")
+    connection.execute("COMMIT")
+    assert [name for _, name, _ in objects(connection)] == ["first", "second"]
+    connection.close()
+
+
+def test_a_journal_is_known_by_its_files_header(tmp_path: Path) -> None:
+    """The four bytes at 68 that SQLite keeps for it; other versions know it by the same."""
+    path = tmp_path / "journal.db"
+    path.touch()
+    connect_writer(str(path)).close()
+    assert path.read_bytes()[68:72] == b"jrnl"
+
+
+def test_scripts_read_the_same_in_every_locale() -> None:
+    for script in SCRIPTS:
+        assert script.read_bytes().isascii()
 
 
 def test_a_script_is_split_into_its_statements() -> None:

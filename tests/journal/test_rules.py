@@ -85,7 +85,7 @@ def test_a_lease_may_be_of_no_time_and_very_long(seconds: float) -> None:
     check_claim_query(ClaimQuery(category="ex", names=None, claim=Claim("me", seconds)))
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("seconds", [-1, 1e12 + 1, float("nan"), float("inf"), 1e300])
 def test_no_lease_is_that_long(seconds: float) -> None:
     with pytest.raises(InvalidQuery):
         check_seconds(seconds)
@@ -144,6 +144,19 @@ def test_what_is_no_whole_and_sound_stream_is_not_adopted(adoption: Adoption) ->
     check_adoption(Adoption((sound(),), HEAD, (b"blob",)))
     with pytest.raises(InvalidAppend):
         check_adoption(adoption)
+
+
+class Tag(str):
+    """Text that is also something else, as the members of many an enumeration are."""
+
+
+def test_only_plain_text_is_stored_as_a_type() -> None:
+    tagged = replace(sound(), type=Tag("Happened"))
+    assert hash_of(tagged) == tagged.hash
+    with pytest.raises(InvalidAppend, match="text is needed, not Tag"):
+        check_adoption(Adoption((tagged,), HEAD))
+    with pytest.raises(InvalidAppend, match="text is needed, not Tag"):
+        check_append(Append("ex-1", (NewEvent(Tag("Happened"), b""),), 0, HEAD))
 
 
 def test_a_damaged_chain_is_refused_with_its_place() -> None:

@@ -113,6 +113,48 @@ async def test_hints_in_any_order_lead_to_the_truth(journal: Journal, order: lis
     await followed.aclose()
 
 
+async def test_a_hint_with_a_gap_before_it_is_read_up_to(journal: Journal) -> None:
+    """At once, without waiting for the next poll."""
+    confused = _Counting(journal, deaf=True)
+    followed = follow(confused, "ex-1", poll_seconds=600)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(take(followed, 3))
+    await asyncio.sleep(0.05)
+    await append(journal, "ex-1", 0, 3)
+    confused.tell((await journal.read_stream("ex-1"))[2:])
+    assert await waiting == [1, 2, 3]
+    await followed.aclose()
+
+
+async def test_what_is_told_twice_costs_no_reading(journal: Journal) -> None:
+    confused = _Counting(journal, deaf=True)
+    await append(journal, "ex-1", 0)
+    followed = follow(confused, "ex-1", poll_seconds=600)  # type: ignore[arg-type]
+    assert await take(followed, 1) == [1]
+    await append(journal, "ex-1", 1)
+    first, second = await journal.read_stream("ex-1")
+    confused.tell([first, first, second])
+    assert await take(followed, 1) == [2]
+    assert confused.reads == 1
+    await followed.aclose()
+
+
+async def test_a_hint_that_comes_while_reading_is_not_lost(journal: Journal) -> None:
+    """What is read may be older than the hint."""
+
+    class Late(_Counting):
+        async def read_stream(self, stream: str, /, **options: Any) -> list[RecordedEvent]:
+            found = await super().read_stream(stream, **options)
+            if self.reads == 1:
+                await append(journal, "ex-1", 0)
+                self.tell([])
+            return found
+
+    late = Late(journal, deaf=True)
+    followed = follow(late, "ex-1", poll_seconds=600)  # type: ignore[arg-type]
+    assert await take(followed, 1) == [1]
+    await followed.aclose()
+
+
 async def test_a_slow_follower_gets_everything(journal: Journal) -> None:
     followed = follow(journal, "ex-1")
     await append(journal, "ex-1", 0)

@@ -13,6 +13,7 @@ from journal.urls import JournalUrl, parse_url
     [
         ("sqlite:////var/journal.db", "/var/journal.db"),
         ("sqlite:///journal.db", "journal.db"),
+        ("sqlite:///j", "j"),
         ("sqlite:///a folder/jour#nal%20.db", "a folder/jour#nal%20.db"),
         ("/var/journal.db", "/var/journal.db"),
         ("journal.db", "journal.db"),

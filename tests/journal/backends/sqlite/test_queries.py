@@ -16,11 +16,14 @@ from journal.backends.sqlite.queries import (
     Query,
     _after_prefix,
     _opened,
+    all_events,
+    begun_at,
     claimable,
     event_at,
     heads,
     is_any_claimable,
     raw_head,
+    stream_events,
 )
 
 CONTENT = b"some content " * 100
@@ -56,8 +59,9 @@ def test_a_blob_is_what_was_put(codec: str, data: bytes) -> None:
     ],
 )
 def test_what_is_not_what_was_put_is_damage(codec: Any, size: Any, data: Any) -> None:
-    with pytest.raises(CorruptJournal, match="blob"):
+    with pytest.raises(CorruptJournal, match="blob") as damage:
         _opened(KEY.hex(), KEY, codec, size, data)
+    assert damage.value.version == 0
 
 
 @pytest.mark.parametrize("size", [10, -1, 0])
@@ -127,6 +131,24 @@ def claims(*routes: str, **asked: Any) -> ClaimQuery:
             "heads_by_route (route=? AND claimable_at<?)",
         ),
         (lambda: claimable(claims("", names=None), 1)[0], "heads_newest (category=?)"),
+        # Where a state is asked for as well, the narrower of the two.
+        (lambda: heads(ex(parent="ex-1", states=["failed"])), "heads_by_parent (parent=?)"),
+        (
+            lambda: heads(ex(route_prefix="stack:", claimable_at=1, states=["failed"])),
+            "heads_by_route (route>? AND route<?)",
+        ),
+        (
+            lambda: heads(ex(stream_prefix="ex-1", states=["failed"])),
+            "sqlite_autoindex_heads_1 (stream>? AND stream<?)",
+        ),
+        (
+            lambda: heads(ex(route_prefix="stack:", states=["failed"])),
+            "heads_by_state (category=? AND state=?)",
+        ),
+        (
+            lambda: heads(ex(stream_prefix="ex-", states=["failed"])),
+            "heads_by_state (category=? AND state=?)",
+        ),
     ],
 )
 def test_each_question_walks_the_narrowest_index(
@@ -159,3 +181,17 @@ def test_what_is_gone_is_damage_and_named() -> None:
     with pytest.raises(CorruptJournal, match="an index leads to no head") as lost:
         raw_head(7).meaning([])
     assert lost.value.version == 0
+
+
+def test_a_number_that_is_too_large_is_the_largest_that_can_be_stored() -> None:
+    everything = stream_events("ex-1", 2**70, None)
+    assert everything.parameters == ("ex-1", 2**63 - 1, 2**63 - 1)
+    assert all_events(-1, 2**63).parameters == (0, 2**63 - 1)
+    for instant, stored in ((2**70, 2**63 - 1), (-(2**70), -(2**63) + 1), (7, 7)):
+        assert heads(ex(claimable_at=instant)).parameters[1] == stored
+
+
+def test_a_question_stays_as_it_is() -> None:
+    query = begun_at("ex-1")
+    with pytest.raises(AttributeError):
+        query.statement = "SELECT 1"  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Reading without an event loop, and finding damage in a whole file."""
 
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -148,6 +149,8 @@ def test_text_that_is_no_text_is_damage_and_no_crash(path: str) -> None:
         "UPDATE events SET previous_hash = zeroblob(32) WHERE position = 3",
         "UPDATE events SET payload = 'text' WHERE position = 3",
         "UPDATE events SET payload = NULL WHERE position = 3",
+        "UPDATE events SET payload = 'text', payload_digest = zeroblob(32) WHERE position = 3",
+        "UPDATE events SET previous_hash = randomblob(32) WHERE position = 1",
     ],
 )
 async def test_reading_a_damaged_stream_says_where(path: str, sql: str) -> None:
@@ -160,13 +163,50 @@ async def test_reading_a_damaged_stream_says_where(path: str, sql: str) -> None:
     await journal.close()
 
 
+def test_reading_names_the_version_that_is_damaged(path: str) -> None:
+    damaged(path, change("UPDATE events SET payload = 'text' WHERE position = 7"))
+    with open_reader(path) as reader:
+        with pytest.raises(CorruptJournal) as of_stream:
+            reader.read_stream("ex-2")
+        with pytest.raises(CorruptJournal) as of_all:
+            reader.read_all()
+    for refused in (of_stream.value, of_all.value):
+        assert (refused.stream, refused.version) == ("ex-2", 2)
+
+
+async def test_an_empty_payload_that_is_gone_is_damage(path: str) -> None:
+    journal = await open_journal(path)
+    await journal.append(Append("ex-3", (NewEvent("Happened", b""),), 0, RUNNING))
+    await journal.close()
+    damaged(path, change("UPDATE events SET payload = NULL WHERE payload = x''"))
+    with open_reader(path) as reader:
+        assert [(it.stream, it.version, it.kind) for it in reader.verify()] == [
+            ("ex-3", 1, "altered")
+        ]
+
+
+def test_an_erased_event_is_read_and_verified(path: str) -> None:
+    digest = hashlib.sha256(b"payload 2").digest()
+    erase = "UPDATE events SET payload = NULL, payload_digest = ? WHERE position = 3"
+    damaged(path, lambda connection: connection.execute(erase, (digest,)))
+    with open_reader(path) as reader:
+        assert reader.verify() == []
+        event = reader.read_stream("ex-1")[2]
+        assert (event.payload, event.payload_digest) == (b"", digest)
+
+
 async def test_a_stream_without_its_head_or_its_events_is_damage(path: str) -> None:
     damaged(path, change("DELETE FROM heads WHERE id = 1; DELETE FROM events WHERE stream = 2"))
     journal = await open_journal(path)
-    with pytest.raises(CorruptJournal):
+    with pytest.raises(CorruptJournal, match="position 1 ") as headless:
         await journal.read_all()
-    with pytest.raises(CorruptJournal):
+    assert (headless.value.stream, headless.value.version) == ("?", 1)
+    with pytest.raises(CorruptJournal, match="position 3 ") as later:
+        await journal.read_all(after=2)
+    assert later.value.version == 3
+    with pytest.raises(CorruptJournal) as empty:
         await journal.head("ex-2")
+    assert (empty.value.stream, empty.value.version) == ("ex-2", 1)
     with pytest.raises(CorruptJournal):
         await journal.append(Append("ex-2", (NewEvent("Happened", b""),), 0, RUNNING))
     await journal.close()
