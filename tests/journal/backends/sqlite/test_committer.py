@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -36,13 +37,16 @@ from journal import (
     open_journal,
     open_reader,
 )
+from journal.backends.sqlite import checkpoints, connections
 from journal.backends.sqlite import committer as committing
 from journal.backends.sqlite import transaction as remembering
 from journal.backends.sqlite.checkpoints import Checkpoints
-from journal.backends.sqlite.connections import connect_writer
+from journal.backends.sqlite.committer import Committer, _Batch
+from journal.backends.sqlite.connections import connect_reader, connect_writer, prepare_file
 from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.transaction import PreparedAppend, Transaction
 from journal.backends.sqlite.work import Action, Work
+from journal.clock import system_clock
 
 RUNNING = HeadChange("running", "order", 0)
 
@@ -920,3 +924,327 @@ async def test_closing_leaves_no_thread_and_no_log(path: str) -> None:
     # Those of other tests may have ended meanwhile.
     assert set(threading.enumerate()) <= before
     assert [file.name for file in Path(path).parent.iterdir()] == ["journal.db"]
+
+
+# Who commits: whoever brings a lone piece of work; the writer thread, what comes meanwhile; and the
+# event loop only what is quick, without waiting for anybody.
+
+
+class Publishing(list[int]):
+    """How many events were published each time."""
+
+    def __call__(self, events: Sequence[RecordedEvent]) -> None:
+        self.append(len(events))
+
+
+@pytest.fixture
+def published() -> Publishing:
+    return Publishing()
+
+
+@pytest.fixture
+def committer(
+    path: str, published: Publishing, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Committer]:
+    """One that has not opened its file yet, and finds every commit quick."""
+    prepare_file(path)
+    monkeypatch.setattr(committing, "_QUICK_SECONDS", 600.0)
+    made = Committer(path, system_clock, published)
+    yield made
+    if (thread := made.close(lambda: None)) is not None:
+        thread.join(20)
+
+
+def writing(stream: str = "ex-1") -> PreparedAppend:
+    return PreparedAppend(append(stream))
+
+
+def nothing() -> Action[str]:
+    return Action(lambda _: "done")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for another thread."""
+    for _ in range(20_000):
+        if condition():
+            return
+        time.sleep(0.001)
+    pytest.fail("it never came")
+
+
+def test_a_lone_piece_of_work_is_committed_by_whoever_brings_it(committer: Committer) -> None:
+    work = Action(lambda _: threading.get_ident())
+    assert committer.commit_here(work)
+    assert work.result() == threading.get_ident()
+    assert committer.commit_here(work, on_loop=True)
+    assert committer.commit_blocking(work) == threading.get_ident()
+
+
+def test_the_loop_opens_no_file(committer: Committer) -> None:
+    work = writing()
+    assert not committer.commit_here(work, on_loop=True)
+    assert committer._connection is None
+    assert committer.commit_blocking(work).version == 1
+    assert committer.commit_here(nothing(), on_loop=True)
+
+
+def test_the_loop_leaves_commits_to_the_writer_while_they_are_slow(
+    committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what lone commits have lately taken; a group says nothing of them."""
+    seconds, now = 0.0, 0.0
+
+    class Time:
+        @staticmethod
+        def perf_counter() -> float:
+            nonlocal now
+            now += seconds / 2
+            return now
+
+    monkeypatch.setattr(committing, "time", Time)
+    monkeypatch.setattr(committing, "_QUICK_SECONDS", 0.001)
+    committer.open()
+    assert committer.commit_here(nothing(), on_loop=True)
+    seconds = 5.0
+    committer._finish([_Batch((nothing(), nothing()), lambda: None)], ending=False)
+    assert committer.commit_here(nothing(), on_loop=True) is True
+    seconds = 0.005
+    for _ in range(30):
+        committer.commit_blocking(nothing())
+    assert not committer.commit_here(nothing(), on_loop=True)
+    assert committer.commit_here(nothing())
+    seconds = 0.000_1
+    for _ in range(60):
+        committer.commit_blocking(nothing())
+    assert committer.commit_here(nothing(), on_loop=True)
+
+
+def test_what_comes_later_overtakes_nothing(committer: Committer) -> None:
+    committer.open()
+    first, second = writing(), writing()
+    ended = threading.Event()
+    assert not committer.is_busy
+    with committer._gate:  # the writer thread cannot take it yet
+        committer.queue((first,), ended.set)
+        assert committer.is_busy
+        assert not committer.commit_here(second)
+        assert not committer.commit_here(second, on_loop=True)
+    assert ended.wait(20)
+    assert not committer.is_busy
+    assert committer.commit_here(second, on_loop=True)
+    assert first.result().version == 1
+    with pytest.raises(WrongExpectedVersion):
+        second.result()
+
+
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_while_somebody_commits_nobody_waits_for_the_lock(
+    committer: Committer, on_loop: bool
+) -> None:
+    committer.open()
+    committer.borrow()
+    work = nothing()
+    assert not committer.commit_here(work, on_loop=on_loop)
+    committer.look_for_foreign_commits()
+    committer.give_back()
+    assert committer.commit_here(work, on_loop=on_loop)
+
+
+def test_a_thread_that_finds_another_at_it_returns_after_its_own_commit(
+    committer: Committer,
+) -> None:
+    committer.open()
+    committer.borrow()
+    versions: list[int] = []
+    thread = threading.Thread(
+        target=lambda: versions.append(committer.commit_blocking(writing()).version)
+    )
+    thread.start()
+    until(lambda: committer.is_busy or not thread.is_alive())
+    assert versions == []
+    committer.give_back()
+    thread.join(20)
+    assert versions == [1]
+
+
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_a_thread_waits_for_another_process_and_the_loop_does_not(
+    committer: Committer, path: str, on_loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committer.open()
+    waited: list[float] = []
+
+    def patiently(action: Callable[[], object], seconds: float) -> object:
+        waited.append(seconds)
+        return connections.patiently(action, 0.0)
+
+    monkeypatch.setattr(committing, "patiently", patiently)
+    work = writing()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        if on_loop:
+            assert not committer.commit_here(work, on_loop=True)
+            assert work.error is None
+        else:
+            with pytest.raises(JournalUnavailable, match="locked"):
+                committer.commit_blocking(work)
+    assert waited == [0.0 if on_loop else connections.BUSY_SECONDS]
+    assert committer.commit_blocking(work).version == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ([1, 1], [[1, 1]]),
+        ([2, 1, 1], [[2, 1], [1]]),
+        ([3, 1], [[3], [1]]),
+        ([9, 9], [[9], [9]]),
+        ([0, 0, 0, 0], [[0, 0, 0, 0]]),
+    ],
+)
+def test_a_group_ends_when_it_is_big_enough(
+    committer: Committer,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: list[int],
+    groups: list[list[int]],
+) -> None:
+    monkeypatch.setattr(committing, "_MOST_IN_A_GROUP", 3)
+    for size in sizes:
+        committer._queue.append(_Batch([nothing()] * size, lambda: None))
+    found = []
+    while committer._queue:
+        found.append([len(batch.works) for batch in committer._next_batches()])
+    assert found == groups
+
+
+def test_whoever_finds_a_checkpoint_due_leaves_it_to_the_writer(
+    committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committer.open()
+    monkeypatch.setattr(checkpoints, "DUE_BYTES", 100_000)
+    big = PreparedAppend(append(payload=bytes(200_000)))
+    assert committer.commit_here(big)
+    until(lambda: not committer._checkpoints.anything_written)
+    until(lambda: not committer.is_busy)
+    committer.commit_blocking(PreparedAppend(append("ex-2", payload=bytes(50_000))))
+    assert committer._checkpoints.anything_written
+
+
+# What another connection has committed is noticed once, and only while there is a connection.
+
+
+def test_a_foreign_commit_is_published_once(
+    committer: Committer, path: str, published: Publishing
+) -> None:
+    committer.look_for_foreign_commits()
+    assert published == []
+    committer.commit_blocking(writing())
+    assert published == [1]
+    committer.look_for_foreign_commits()
+    assert published == [1]
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("CREATE TABLE notes (text)")
+    for _ in range(3):
+        committer.look_for_foreign_commits()
+    assert published == [1, 0]
+    assert committer.commit_here(nothing(), on_loop=True)
+    assert published == [1, 0]
+
+
+def test_a_look_that_fails_is_left_to_whoever_reads_next(committer: Committer) -> None:
+    committer.open()
+    assert committer._connection is not None
+    committer._connection.close()
+    committer.look_for_foreign_commits()
+    assert not committer._lock.locked()
+
+
+# The end: after what is queued, with nothing left open, and for good.
+
+
+def test_closing_ends_the_thread_and_its_connections(committer: Committer, path: str) -> None:
+    committer.commit_blocking(writing())
+    connection = committer._connection
+    assert connection is not None
+    told: list[str] = []
+    with contextlib.closing(connect_reader(path)):  # so that SQLite itself takes no checkpoint
+        thread = committer.close(lambda: told.append("closed"))
+        assert thread is not None
+        # A process that forgets to close ends nevertheless.
+        assert (thread.daemon, thread.name) == (True, "journal-writer")
+        thread.join(20)
+        assert not thread.is_alive()
+        assert told == ["closed"]
+        assert is_closed(connection)
+        assert committer._connection is None
+        assert committer._checkpoints._connection is None
+        assert not committer._checkpoints.anything_written
+    assert committer.close(lambda: told.append("again")) is None
+    assert not committer.commit_here(writing("ex-2"))
+    for use in (committer.borrow, lambda: committer.queue((nothing(),), lambda: None)):
+        for _ in range(2):
+            with pytest.raises(JournalClosed, match=r"journal\.db was closed"):
+                use()
+    committer.look_for_foreign_commits()
+
+
+def test_what_is_queued_is_committed_before_the_end(committer: Committer) -> None:
+    committer.open()
+    works = [writing(f"ex-{number}") for number in range(3)]
+    told: list[object] = []
+    with committer._gate:
+        for work in works:
+            committer.queue((work,), lambda: told.append("done"))
+        thread = committer.close(lambda: told.append("closed"))
+    assert thread is not None
+    thread.join(20)
+    assert told == ["done", "done", "done", "closed"]
+    assert [work.result().version for work in works] == [1, 1, 1]
+
+
+def test_a_forked_child_touches_nothing_of_its_parents(path: str, published: Publishing) -> None:
+    prepare_file(path)
+    parents = Committer(path, system_clock, published)
+    parents.commit_blocking(writing())
+    connection = parents._connection
+    assert connection is not None
+    assert parents.held() == [parents, connection, parents._checkpoints]
+    seen: list[str] = []
+    connection.set_trace_callback(seen.append)
+    parents.abandon()
+    assert not parents.commit_here(writing("ex-2"))
+    parents.look_for_foreign_commits()
+    with pytest.raises(JournalClosed):
+        parents.queue((writing("ex-2"),), lambda: None)
+    with pytest.raises(JournalClosed):
+        parents.borrow()
+    assert parents.close(lambda: None) is None
+    assert seen == []
+    assert not is_closed(connection)
+    connection.close()
+
+
+# What is left after a commit that failed, and a read-back that failed, too.
+
+
+async def test_after_an_unknown_outcome_everything_is_opened_anew(
+    faulty: tuple[Journal, Break],
+) -> None:
+    journal, break_ = faulty
+    break_("before", "before")
+    with pytest.raises(CommitOutcomeUnknown):
+        await journal.append(append())
+    assert cast("SqliteJournal", journal)._committer._connection is None
+    assert (await journal.append(append())).version == 1
+    await journal.close()
+
+
+async def test_a_failed_commit_of_nothing_is_not_told_as_done(
+    faulty: tuple[Journal, Break],
+) -> None:
+    journal, break_ = faulty
+    break_("before")
+    with pytest.raises(JournalUnavailable):
+        journal.renew_blocking([], 30)
+    assert journal.renew_blocking([], 30) == []
+    await journal.close()
