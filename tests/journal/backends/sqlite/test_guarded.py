@@ -1,5 +1,6 @@
 """A transaction in other hands: its statements can neither end nor evade it."""
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -66,6 +67,9 @@ def test_it_is_there_after_the_commit_and_not_before(
         "INSERT INTO guarded VALUES ('x')",
         "UPDATE GUARDED SET text = 'x'",
         "DELETE FROM main.guarded",
+        "INSERT INTO guarded SELECT text FROM notes",
+        "UPDATE guarded SET text = (SELECT max(text) FROM notes)",
+        "DELETE FROM guarded WHERE text IN (SELECT text FROM notes)",
         "DROP TABLE guarded",
         "ALTER TABLE guarded RENAME TO mine",
         "CREATE INDEX mine ON guarded (text)",
@@ -221,6 +225,171 @@ def test_a_look_sees_what_is_committed_and_takes_no_lock(
     transaction.commit()
     assert transaction.look("SELECT * FROM notes").first() == ("a",)
     assert len(SqliteTransaction(f"{path}-missing").look("SELECT 1")) == 0
+
+
+# Abandoning it undoes what it has written, and never what it is about to have committed.
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+
+
+def test_one_may_be_committed_without_a_statement_of_its_own(
+    path: str, transaction: SqliteTransaction
+) -> None:
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO notes VALUES ('last')")
+
+    transaction.commit(write)
+    assert notes(path) == ["last"]
+
+
+def test_the_first_reason_for_its_end_is_the_one_that_is_told(
+    path: str, transaction: SqliteTransaction
+) -> None:
+    """Also where SQLite, being interrupted in a write, has rolled it back by itself."""
+
+    def abandon() -> None:
+        while transaction.has_begun:
+            transaction.abandon("it takes too long")
+            transaction.abandon("and longer")
+
+    transaction.execute("INSERT INTO notes VALUES ('a')")
+    abandoning = threading.Timer(0.02, abandon)
+    abandoning.start()
+    with pytest.raises(TransactionOver, match="it takes too long"):
+        transaction.execute(f"INSERT INTO notes {ENDLESS} SELECT i FROM n")
+    abandoning.join()
+    for _ in range(2):
+        with pytest.raises(TransactionOver, match="it takes too long"):
+            transaction.check()
+    assert notes(path) == []
+
+
+def test_what_is_abandoned_in_a_statement_ends_with_it(
+    path: str, transaction: SqliteTransaction
+) -> None:
+    """Nobody has to call it again: else it would keep its lock."""
+
+    def rows() -> Iterator[tuple[str]]:
+        yield ("a",)
+        abandoning = threading.Thread(target=transaction.abandon, args=("meanwhile",))
+        abandoning.start()
+        abandoning.join()
+        yield ("b",)
+
+    with contextlib.suppress(TransactionOver):
+        transaction.executemany("INSERT INTO notes VALUES (?)", rows())
+    assert not transaction.has_begun
+    with closing(sqlite3.connect(path, timeout=0)) as other, other:
+        other.execute("INSERT INTO notes VALUES ('of another')")
+    assert notes(path) == ["of another"]
+
+
+def test_one_that_was_abandoned_while_it_waited_to_begin_does_nothing(path: str) -> None:
+    class Slow(SqliteTransaction):
+        def open(self) -> sqlite3.Connection:
+            connection = super().open()
+            self.abandon("it has waited too long")
+            return connection
+
+    transaction = Slow(path)
+    with pytest.raises(TransactionOver, match="waited too long"):
+        transaction.execute("INSERT INTO notes VALUES ('a')")
+    assert not transaction.has_begun
+    assert notes(path) == []
+
+
+def test_a_commit_is_not_interrupted(path: str, transaction: SqliteTransaction) -> None:
+    transaction.execute("INSERT INTO notes VALUES ('a')")
+
+    def write(connection: sqlite3.Connection) -> None:
+        rows = f"{ENDLESS} SELECT 'b' FROM n LIMIT 300000"
+        abandoning = threading.Thread(target=abandon)
+        abandoning.start()
+        connection.execute(f"INSERT INTO notes SELECT max('b') FROM ({rows})")
+        ended.set()
+        abandoning.join()
+
+    def abandon() -> None:
+        while not ended.is_set():
+            transaction.abandon("too late")
+
+    ended = threading.Event()
+    transaction.commit(write)
+    assert notes(path) == ["a", "b"]
+    with pytest.raises(TransactionOver):
+        transaction.check()
+
+
+def test_after_a_commit_that_failed_early_it_can_be_abandoned_as_before(
+    path: str, transaction: SqliteTransaction
+) -> None:
+    def fails(_: sqlite3.Connection) -> None:
+        raise LookupError
+
+    transaction.execute("INSERT INTO notes VALUES ('a')")
+    with pytest.raises(LookupError):
+        transaction.commit(fails)
+    abandoning = threading.Timer(0.02, transaction.abandon, ("it takes too long",))
+    abandoning.start()
+    with pytest.raises(TransactionOver):
+        transaction.execute(f"{ENDLESS} SELECT max(i) FROM n")
+    abandoning.join()
+    assert not transaction.has_begun
+    assert notes(path) == []
+
+
+@pytest.mark.parametrize("end", ["commit", "abandon", "look"])
+def test_however_it_ends_its_connection_is_closed(
+    path: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def connecting(path: str, mode: str) -> sqlite3.Connection:
+        opened.append(connect(path, mode))
+        return opened[-1]
+
+    monkeypatch.setattr(guarded, "connect", connecting)
+    transaction = SqliteTransaction(path)
+    if end == "look":
+        assert len(transaction.look("SELECT * FROM notes")) == 0
+    else:
+        transaction.execute("INSERT INTO notes VALUES ('a')")
+        transaction.commit() if end == "commit" else transaction.abandon("nobody needs it")
+    assert len(opened) == 1
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+    assert notes(path) == ["a"] * (end == "commit")
+
+
+# Reading is its own to do, also what it may not change.
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM guarded",
+        "SELECT count(*) FROM notes, guarded",
+        "INSERT INTO notes SELECT text FROM guarded",
+        "CREATE VIEW mine AS SELECT * FROM guarded",
+        "CREATE TABLE mine AS SELECT * FROM guarded",
+        "PRAGMA compile_options",
+        "PRAGMA database_list",
+        "PRAGMA foreign_key_check",
+        "PRAGMA foreign_key_list(notes)",
+        "PRAGMA function_list",
+        "PRAGMA index_info(one)",
+        "PRAGMA index_list(notes)",
+        "PRAGMA index_xinfo(one)",
+        "PRAGMA table_info(guarded)",
+        "PRAGMA TABLE_LIST",
+        "PRAGMA table_xinfo(notes)",
+    ],
+)
+def test_reading_is_its_own(transaction: SqliteTransaction, statement: str) -> None:
+    transaction.execute("CREATE INDEX one ON notes (text)")
+    transaction.execute(statement)
+    transaction.commit()
 
 
 # What is told when the database itself is in the way.
