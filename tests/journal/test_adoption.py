@@ -82,9 +82,17 @@ async def test_everything_but_the_positions_stays_as_it_was(journal: Journal) ->
     assert (head.version, head.hash, head.anchor_version) == (4, events[-1].hash, 4)
     assert (head.state, head.name, head.summary) == ("done", "order", b"42")
     assert (head.created_at, head.updated_at) == (events[0].recorded_at, events[-1].recorded_at)
-    assert (head.owner, head.epoch) == (None, 2)
+    assert (head.owner, head.epoch, head.lease_until) == (None, 2, 0)
     listed = await journal.heads(HeadQuery(category="ex"))
     assert [each.stream for each in listed] == ["ex-1", "ex-0"]
+
+
+async def test_a_stream_of_one_event_is_a_whole_one(journal: Journal) -> None:
+    source = await open_journal("memory://")
+    await source.append(Append("ex-1", (NewEvent("A", b"1"),), 0, head=HEAD))
+    (event,) = await journal.adopt(Adoption(tuple(await source.read_stream("ex-1")), HEAD))
+    assert await journal.read_stream("ex-1") == [event]
+    await source.close()
 
 
 async def test_the_stream_goes_on_from_there(journal: Journal) -> None:
@@ -112,8 +120,9 @@ async def test_a_stream_that_is_there_is_left_alone(journal: Journal) -> None:
     events = await recorded()
     await journal.append(Append("ex-1", (NewEvent("A", b"mine"),), 0, head=HEAD))
     before = await journal.read_stream("ex-1")
-    with pytest.raises(WrongExpectedVersion):
+    with pytest.raises(WrongExpectedVersion) as refused:
         await journal.adopt(Adoption(tuple(events), HEAD, (BLOB,)))
+    assert (refused.value.expected, refused.value.actual) == (0, 1)
     assert await journal.read_stream("ex-1") == before
     await journal.append(Append("ex-3", (NewEvent("A", b"1"),), 0, head=HEAD))
     assert len(await journal.read_all()) == 2

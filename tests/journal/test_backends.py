@@ -529,6 +529,15 @@ async def test_heads_are_found_by_their_route_and_by_being_free(
     assert await listed(journal, route_prefix="on:", claimable_at=journal.now()) == ["ex-2", "ex-1"]
 
 
+async def test_what_is_due_at_the_end_of_time_is_found_then(journal: Journal) -> None:
+    last = 2**63 - 1
+    await journal.append(start("ex-1", head=HeadChange("r", "order", last)))
+    await journal.append(start("ex-2", head=HeadChange("r", "order", 1 - last)))
+    assert await listed(journal, claimable_at=last - 1) == ["ex-2"]
+    assert await listed(journal, claimable_at=last) == ["ex-2", "ex-1"]
+    assert await listed(journal, claimable_at=2**70) == ["ex-2", "ex-1"]
+
+
 async def test_one_stream_is_claimed_whether_it_is_due_or_not(
     journal: Journal, advance: Callable[[float], None]
 ) -> None:

@@ -1,10 +1,12 @@
 """The port: both backends fit it, and answer every history of calls with the same bytes."""
 
 import asyncio
+import inspect
 import tempfile
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -49,6 +51,25 @@ head_changes = st.builds(
     route=routes,
 )
 claims = st.builds(Claim, owners, seconds)
+
+
+@pytest.mark.parametrize("backend", fits)
+def test_a_backend_takes_what_the_port_says(backend: type[Journal]) -> None:
+    """By the same names, and where nothing is given by the same defaults."""
+
+    def shape(method: Any) -> list[tuple[Any, ...]]:
+        given = inspect.signature(method).parameters.values()
+        return [(each.name, each.kind, each.default) for each in given]
+
+    for name, method in vars(Journal).items():
+        if inspect.isfunction(method) and not name.startswith("_"):
+            assert shape(getattr(backend, name)) == shape(method), name
+
+
+async def test_a_journal_in_memory_is_at_no_place_of_a_file() -> None:
+    journal = await open_journal("memory://")
+    assert journal.location == "memory://"
+    await journal.close()
 
 
 class Difference(RuleBasedStateMachine):

@@ -247,9 +247,9 @@ class Transaction:
             replace(event, position=position + event.version) for event in adoption.events
         )
         epoch = max(event.epoch for event in events)
-        end = StreamEnd(self._next_stream_id(), last.version, last.hash, None, epoch, 0)
-        self._connection.executemany(_INSERT_ADOPTED, [_adopted_row(end.id, it) for it in events])
-        name = (end.id, stream, category_of(stream))
+        id_ = self._next_stream_id()
+        self._connection.executemany(_INSERT_ADOPTED, [_adopted_row(id_, it) for it in events])
+        name = (id_, stream, category_of(stream))
         times = (first.recorded_at, last.recorded_at)
         anchor = (last.version, last.hash)
         row = (*name, *_head_values(adoption.head), *times, *anchor, None, epoch, 0)
@@ -258,8 +258,9 @@ class Transaction:
             self._connection.execute(_INSERT_BLOB, blob)
         self._ends.position = events[-1].position
         self.events += events
-        self.evidence = (_IS_EVENT_THERE, (end.id, last.version, last.hash))
+        self.evidence = (_IS_EVENT_THERE, (id_, last.version, last.hash))
         self.size += sum(len(event.payload) for event in events)
+        self.size += sum(len(blob[3]) for blob in prepared.blobs)
         return events
 
     def claim(self, query: ClaimQuery) -> list[tuple[Head, Lease]]:

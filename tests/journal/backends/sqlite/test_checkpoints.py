@@ -205,3 +205,28 @@ def test_a_log_that_is_there_counts_and_one_that_is_not_does_not(path: str) -> N
     assert not Checkpoints(path).anything_written
     Path(f"{path}-wal").write_bytes(b"x")
     assert Checkpoints(path).anything_written
+
+
+@pytest.mark.parametrize(
+    ("told", "is_whole"),
+    [((0, 7, 7), True), ((0, 7, 6), False), ((1, 7, 7), False), ((1, -1, -1), False)],
+)
+def test_one_that_was_in_anothers_way_is_not_taken_for_whole(
+    counting: Checkpoints, told: tuple[int, int, int], is_whole: bool
+) -> None:
+    writer = connect_writer(counting._path)
+
+    class Told:
+        def execute(self, _: str) -> "Told":
+            return self
+
+        def fetchone(self) -> tuple[int, int, int]:
+            return told
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    counting._connection = cast("sqlite3.Connection", Told())
+    assert counting.take(writer) is is_whole
+    counting.close()
+    writer.close()

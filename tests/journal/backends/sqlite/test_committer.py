@@ -375,6 +375,7 @@ async def test_what_was_written_counts_for_the_next_checkpoint(path: str) -> Non
         (bytes(511), "plain"),
         (bytes(512), "zlib"),
         (random.Random(1).randbytes(2_000), "plain"),
+        (random.Random(1).randbytes(2_000) + bytes(100), "plain"),
         (b"", "plain"),
     ],
 )

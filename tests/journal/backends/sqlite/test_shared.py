@@ -15,6 +15,7 @@ from journal import (
     HeadChange,
     Journal,
     JournalClosed,
+    JournalFull,
     JournalUnavailable,
     Lease,
     NewEvent,
@@ -223,6 +224,40 @@ async def test_a_failed_commit_is_read_back(
         await asyncio.to_thread(hooks.transaction.append, Append("a-1", EVENT, 2, lease=lease))
     assert notes(journal) == ["there"]
     assert (await journal.append(Append("a-1", EVENT, 2, lease=lease))).version == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(sqlite3.SQLITE_FULL, JournalFull), (sqlite3.SQLITE_IOERR, JournalUnavailable)],
+)
+async def test_an_append_that_fails_before_the_commit_undoes_the_writes(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception]
+) -> None:
+    lease = await begun(journal)
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if "INSERT INTO events" in sql:
+                failure = sqlite3.OperationalError("made to fail")
+                failure.sqlite_errorcode = code
+                raise failure
+            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    def connect(path: str, _mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(path, factory=Failing, isolation_level=None, check_same_thread=False)
+
+    monkeypatch.setattr(shared, "connect", connect)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "undone")
+    append = Append("a-1", EVENT, 1, lease=lease)
+    with pytest.raises(error, match=r"journal\.db"):
+        await asyncio.to_thread(hooks.transaction.append, append)
+    assert hooks.calls == ["in", False]
+    assert not hooks.transaction.has_begun
+    with pytest.raises(TransactionOver, match="its append has failed"):
+        hooks.transaction.check()
+    assert notes(journal) == []
+    assert (await journal.append(append)).version == 2
 
 
 async def test_a_journal_knows_its_own_file_by_every_name(journal: Journal, tmp_path: Path) -> None:

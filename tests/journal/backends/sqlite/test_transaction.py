@@ -1,0 +1,213 @@
+"""What one write transaction does, and what it leaves for whoever watches, counts or looks up."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from journal import Adoption, Append, Claim, ClaimQuery, HeadChange, Lease, NewEvent, open_journal
+from journal.backends.sqlite import transaction as remembering
+from journal.backends.sqlite.connections import connect_writer, prepare_file
+from journal.backends.sqlite.transaction import (
+    Ends,
+    PreparedAdoption,
+    PreparedAppend,
+    Transaction,
+)
+
+RUNNING = HeadChange("running", "order", 0)
+NOW = 1_800_000_000_000_000
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    path = str(tmp_path / "journal.db")
+    prepare_file(path)
+    with contextlib.closing(connect_writer(path)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+@pytest.fixture
+def transaction(connection: sqlite3.Connection, ends: Ends) -> Transaction:
+    return Transaction(connection, ends, NOW)
+
+
+def prepared(stream: str = "ex-1", version: int = 0, key: int | None = None, **more: Any) -> Any:
+    more.setdefault("head", RUNNING if version == 0 else None)
+    return PreparedAppend(Append(stream, (NewEvent("Happened", b"x", key=key),), version, **more))
+
+
+def held(transaction: Transaction, stream: str = "ex-1") -> Lease:
+    """The lease of a new stream."""
+    lease = transaction.append(prepared(stream, claim=Claim("me", 30))).lease
+    assert lease is not None
+    return lease
+
+
+# What is remembered of a stream changes nothing: where it is not, it is read.
+
+
+@pytest.mark.parametrize("is_remembered", [False, True])
+def test_a_lease_is_given_back_by_whoever_holds_it(
+    connection: sqlite3.Connection, ends: Ends, transaction: Transaction, is_remembered: bool
+) -> None:
+    lease = held(transaction)
+    transaction.flush()
+    if not is_remembered:
+        ends.forget()
+    transaction.release(lease)
+    transaction.flush()
+    row = connection.execute("SELECT owner, epoch, lease_until FROM heads").fetchone()
+    assert row == (None, 1, 0)
+
+
+def test_streams_are_numbered_anew_after_another_has_written(
+    connection: sqlite3.Connection, ends: Ends, transaction: Transaction
+) -> None:
+    transaction.append(prepared("ex-1"))
+    transaction.flush()
+    connection.execute("UPDATE heads SET id = 7")
+    ends.forget()
+    transaction.append(prepared("ex-2"))
+    transaction.flush()
+    rows = connection.execute("SELECT id, stream FROM heads ORDER BY id").fetchall()
+    assert rows == [(7, "ex-1"), (8, "ex-2")]
+
+
+# Watchers are woken for what there is to read, and not for a heartbeat.
+
+
+def test_only_what_readers_would_see_wakes_them(connection: sqlite3.Connection, ends: Ends) -> None:
+    def anew() -> Transaction:
+        return Transaction(connection, ends, NOW)
+
+    first = anew()
+    lease = held(first)
+    first.flush()
+    assert (first.hint, len(first.events)) == (False, 1)
+    renewing = anew()
+    assert len(renewing.renew([lease], 60)) == 1
+    renewing.flush()
+    assert (renewing.hint, renewing.events) == (False, [])
+    stale = anew()
+    stale.release(Lease("ex-1", "me", 0, 0))
+    stale.release(Lease("ex-9", "me", 1, 0))
+    assert stale.hint is False
+    changing = anew()
+    changing.append(PreparedAppend(Append("ex-1", (), 1, RUNNING)))
+    assert (changing.hint, changing.events) == (True, [])
+    changing.flush()
+    releasing = anew()
+    releasing.release(lease)
+    releasing.flush()
+    assert releasing.hint is True
+    claiming = anew()
+    query = ClaimQuery(category="ex", names=["order"], claim=Claim("you", 30))
+    assert len(claiming.claim(query)) == 1
+    claiming.flush()
+    assert claiming.hint is False
+
+
+# What was written counts for the next checkpoint of the log.
+
+
+async def test_an_adoption_counts_with_its_payloads_and_blobs(transaction: Transaction) -> None:
+    source = await open_journal("memory://")
+    events = tuple(NewEvent("Happened", bytes(1_000)) for _ in range(5))
+    await source.append(Append("ex-1", events, 0, RUNNING))
+    adoption = Adoption(
+        tuple(await source.read_stream("ex-1")), RUNNING, (b"x" * 300, bytes(50_000))
+    )
+    await source.close()
+    assert transaction.size == 0
+    transaction.adopt(PreparedAdoption(adoption))
+    # The second blob is packed.
+    assert 5_300 < transaction.size < 6_000
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+async def test_an_adopted_stream_has_a_number_of_its_own(
+    connection: sqlite3.Connection, transaction: Transaction, is_grouped: bool
+) -> None:
+    source = await open_journal("memory://")
+    await source.append(Append("ex-2", (NewEvent("Happened", b"x"),), 0, RUNNING))
+    adoption = Adoption(tuple(await source.read_stream("ex-2")), RUNNING)
+    await source.close()
+    transaction.append(prepared("ex-1", key=1))
+    if not is_grouped:
+        transaction.flush()
+    (event,) = transaction.adopt(PreparedAdoption(adoption))
+    transaction.append(prepared("ex-3"))
+    transaction.flush()
+    assert event.position == 2
+    rows = connection.execute(
+        "SELECT h.stream, h.id, e.position, h.lease_until FROM heads h "
+        "JOIN events e ON e.stream = h.id ORDER BY position"
+    ).fetchall()
+    assert rows == [("ex-1", 1, 1, 0), ("ex-2", 2, 2, 0), ("ex-3", 3, 3, 0)]
+
+
+# Keys are indexed before a stream begins that may look for them, and are not walked again.
+
+
+def indexed(connection: sqlite3.Connection) -> tuple[list[int], int]:
+    """The keys that can be found, and up to which position they are complete."""
+    keys = [key for (key,) in connection.execute("SELECT key FROM event_keys ORDER BY position")]
+    (position,) = connection.execute("SELECT position FROM indexed").fetchone()
+    return keys, position
+
+
+def test_what_is_gathered_is_indexed_for_a_stream_of_the_same_group(
+    connection: sqlite3.Connection, transaction: Transaction
+) -> None:
+    transaction.append(prepared("ex-1", key=5))
+    transaction.append(prepared("ex-2", key=6))
+    transaction.append(prepared("ex-3"))
+    assert indexed(connection) == ([5, 6], 2)
+    transaction.flush()
+
+
+def test_an_index_that_says_less_than_it_holds_is_gone_on_with(
+    connection: sqlite3.Connection, ends: Ends, transaction: Transaction
+) -> None:
+    transaction.append(prepared("ex-1", key=5))
+    transaction.append(prepared("ex-2"))
+    transaction.flush()
+    connection.execute("UPDATE indexed SET position = 0")
+    ends.forget()
+    transaction.append(prepared("ex-1", 1, key=6))
+    transaction.append(prepared("ex-3"))
+    assert indexed(connection) == ([5, 6], 3)
+    transaction.flush()
+
+
+def test_indexing_walks_only_what_is_new(connection: sqlite3.Connection) -> None:
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {remembering._INDEX}", (5,)).fetchall()
+    steps = [row[3] for row in plan]
+    assert "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)" in steps, steps
+    assert not [step for step in steps if "SCAN" in step], steps
+
+
+def test_what_was_walked_in_vain_is_not_walked_for_ever(
+    connection: sqlite3.Connection,
+    ends: Ends,
+    transaction: Transaction,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And is not noted each time, which would cost every beginning a page of its own."""
+    monkeypatch.setattr(remembering, "_MOST_UNINDEXED", 3)
+    noted = []
+    for number in range(12):
+        ends.forget()  # as after every commit of another process
+        transaction.append(prepared(f"ex-{number}"))
+        transaction.flush()
+        noted.append(indexed(connection)[1])
+    assert noted == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]
