@@ -12,6 +12,7 @@ import pytest
 from journal import (
     Append,
     Claim,
+    CommitRefused,
     HeadChange,
     Journal,
     JournalClosed,
@@ -224,6 +225,94 @@ async def test_a_failed_commit_is_read_back(
         await asyncio.to_thread(hooks.transaction.append, Append("a-1", EVENT, 2, lease=lease))
     assert notes(journal) == ["there"]
     assert (await journal.append(Append("a-1", EVENT, 2, lease=lease))).version == 3
+
+
+def settled(journal: Journal) -> int:
+    """How often a failed commit was read back."""
+    with closing(sqlite3.connect(journal.location)) as connection:
+        return int(connection.execute("SELECT settled FROM settlements").fetchone()[0])
+
+
+async def test_constraints_of_the_callers_own_undo_both(journal: Journal) -> None:
+    """They are not the store's failure: nothing has to be read back."""
+    lease = await begun(journal)
+    hooks = Hooks(journal)
+    run = hooks.transaction.execute
+    await asyncio.to_thread(run, "CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+    children = "CREATE TABLE children (id REFERENCES parents DEFERRABLE INITIALLY DEFERRED)"
+    await asyncio.to_thread(run, children)
+    await asyncio.to_thread(run, "INSERT INTO children VALUES (1)")
+    append = Append("a-1", EVENT, 1, lease=lease)
+    with pytest.raises(CommitRefused, match="FOREIGN KEY") as refused:
+        await asyncio.to_thread(hooks.transaction.append, append)
+    assert isinstance(refused.value.__cause__, sqlite3.IntegrityError)
+    assert hooks.calls == ["in", False]
+    assert len(await journal.read_stream("a-1")) == 1
+    assert settled(journal) == 0
+    assert (await journal.append(append)).version == 2
+
+
+async def test_a_full_disk_at_the_commit_undoes_both(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last part of it did not fit: no recovery can take it for committed."""
+    lease = await begun(journal)
+
+    class Full(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                failure = sqlite3.OperationalError("database or disk is full")
+                failure.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise failure
+            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    def connect(path: str, _mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(path, factory=Full, isolation_level=None, check_same_thread=False)
+
+    monkeypatch.setattr(shared, "connect", connect)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "undone")
+    append = Append("a-1", EVENT, 1, lease=lease)
+    with pytest.raises(JournalFull, match="make room"):
+        await asyncio.to_thread(hooks.transaction.append, append)
+    assert hooks.calls == ["in", False]
+    assert notes(journal) == []
+    assert settled(journal) == 0
+    assert (await journal.append(append)).version == 2
+
+
+async def test_what_was_read_back_counts_as_settled(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await begun(journal)
+    made: list[sqlite3.Connection] = []
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                failure = sqlite3.OperationalError("disk I/O error")
+                failure.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                raise failure
+            return super().execute(sql, *parameters)  # type: ignore[arg-type]
+
+    def connect(path: str, _mode: str) -> sqlite3.Connection:
+        made.append(
+            sqlite3.connect(path, factory=Failing, isolation_level=None, check_same_thread=False)
+        )
+        return made[-1]
+
+    monkeypatch.setattr(shared, "connect", connect)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "undone")
+    append = Append("a-1", EVENT, 1, lease=lease)
+    with pytest.raises(JournalUnavailable):
+        await asyncio.to_thread(hooks.transaction.append, append)
+    assert settled(journal) == 1
+    # It must not hold its lock while another connection settles what came of it.
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        made[0].total_changes  # noqa: B018 - asking is what fails
+    assert notes(journal) == []
+    assert (await journal.append(append)).version == 2
 
 
 @pytest.mark.parametrize(
