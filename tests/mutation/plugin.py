@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -237,6 +238,7 @@ def _ended(pid: int, one: _Running) -> Outcome:
     with os.fdopen(one.pipe, "rb") as reading:
         os.set_blocking(one.pipe, False)
         said = reading.readline()
+    _unmount(one.folder)
     shutil.rmtree(one.folder, ignore_errors=True)
     if said:
         outcome = msgspec.json.decode(said, type=Outcome)
@@ -244,6 +246,15 @@ def _ended(pid: int, one: _Running) -> Outcome:
     # It said nothing: it was killed, or it could not even be loaded.
     ended = HUNG if seconds > one.limit else NOTICED
     return Outcome(one.number, ended, "", seconds)
+
+
+def _unmount(folder: str) -> None:
+    """What a test has mounted there and was killed before it could take away."""
+    mounts = Path("/proc/self/mounts")
+    for line in mounts.read_text(encoding="utf-8").splitlines() if mounts.exists() else ():
+        place = line.split()[1].replace("\\040", " ")
+        if place.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
 
 
 def _kill(pid: int) -> None:
