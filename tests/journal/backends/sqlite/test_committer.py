@@ -594,6 +594,18 @@ async def test_a_store_that_fails_before_the_commit_is_told_and_tried_anew(
     assert all(map(is_closed, opened))
 
 
+async def test_what_the_store_could_write_but_will_not_is_told_as_the_journals_error(
+    failing: tuple[SqliteJournal, dict[str, list[int]], Opened],
+) -> None:
+    journal, faults, opened = failing
+    faults["INSERT INTO events"] = [sqlite3.SQLITE_TOOBIG]
+    with pytest.raises(JournalUnavailable, match=r"journal\.db"):
+        await journal.append(append("ex-1", 1))
+    assert (await journal.append(append("ex-1", 1))).version == 2
+    assert len(opened) == 1
+    await journal.close()
+
+
 async def test_a_connection_that_cannot_even_roll_back_is_given_up(
     failing: tuple[SqliteJournal, dict[str, list[int]], Opened],
 ) -> None:
@@ -1018,6 +1030,9 @@ def test_the_loop_leaves_commits_to_the_writer_while_they_are_slow(
     for _ in range(60):
         committer.commit_blocking(nothing())
     assert committer.commit_here(nothing(), on_loop=True)
+    seconds = 0.004  # one among many
+    committer.commit_blocking(nothing())
+    assert committer.commit_here(nothing(), on_loop=True)
 
 
 def test_what_comes_later_overtakes_nothing(committer: Committer) -> None:
@@ -1131,6 +1146,36 @@ def test_whoever_finds_a_checkpoint_due_leaves_it_to_the_writer(
     assert committer._checkpoints.anything_written
 
 
+def test_a_checkpoint_is_taken_when_it_is_due_and_at_the_end_of_who_has_written(
+    committer: Committer, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    take = Checkpoints.take
+
+    def taking(self: Checkpoints, writer: sqlite3.Connection) -> bool:
+        taken.append(path)
+        return take(self, writer)
+
+    monkeypatch.setattr(Checkpoints, "take", taking)
+    committer.open()
+    before = committer._checkpoints._written
+    ended = threading.Event()
+    committer.queue((writing(),), ended.set)
+    assert ended.wait(20)
+    until(lambda: not committer.is_busy)
+    assert taken == []
+    assert committer._checkpoints._written > before
+    for number in range(2):
+        thread = committer.close(lambda: None)
+        assert thread is not None
+        thread.join(20)
+        assert len(taken) == 1, "the second has written nothing"
+        if number == 0:
+            committer = Committer(path, system_clock, lambda _: None)
+            committer.open()
+            assert not committer._checkpoints.anything_written
+
+
 # What another connection has committed is noticed once, and only while there is a connection.
 
 
@@ -1189,7 +1234,11 @@ def test_closing_ends_the_thread_and_its_connections(committer: Committer, path:
     committer.look_for_foreign_commits()
 
 
-def test_what_is_queued_is_committed_before_the_end(committer: Committer) -> None:
+def test_what_is_queued_is_committed_before_the_end(
+    committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many groups it takes."""
+    monkeypatch.setattr(committing, "_MOST_IN_A_GROUP", 1)
     committer.open()
     works = [writing(f"ex-{number}") for number in range(3)]
     told: list[object] = []
@@ -1248,4 +1297,34 @@ async def test_a_failed_commit_of_nothing_is_not_told_as_done(
     with pytest.raises(JournalUnavailable):
         journal.renew_blocking([], 30)
     assert journal.renew_blocking([], 30) == []
+    await journal.close()
+
+
+async def test_what_came_of_a_failed_commit_is_looked_for_under_the_lock(
+    faulty: tuple[Journal, Break], path: str
+) -> None:
+    """Another's commit between the look and its being made final would make it unknown."""
+    journal, break_ = faulty
+    committer = cast("SqliteJournal", journal)._committer
+    connect = committer._connect
+    looks: list[str] = []
+
+    def watched(path: str) -> sqlite3.Connection:
+        connection = connect(path)
+        connection.set_trace_callback(looking)
+        return connection
+
+    def looking(statement: str) -> None:
+        if statement.startswith("SELECT 1 FROM events"):
+            with (
+                contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+                pytest.raises(sqlite3.OperationalError, match="locked"),
+            ):
+                other.execute("BEGIN IMMEDIATE")
+            looks.append(statement)
+
+    committer._connect = watched
+    break_("after")
+    assert (await journal.append(append())).version == 1
+    assert len(looks) == 1
     await journal.close()

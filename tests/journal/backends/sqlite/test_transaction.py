@@ -69,6 +69,36 @@ def test_a_lease_is_given_back_by_whoever_holds_it(
     assert row == (None, 1, 0)
 
 
+def test_a_group_is_written_as_if_each_of_it_were_alone(
+    connection: sqlite3.Connection, ends: Ends, transaction: Transaction
+) -> None:
+    """Whatever of it goes into one statement, and in whatever order the statements are run."""
+
+    def states() -> list[tuple[str, str, str | None]]:
+        transaction.flush()
+        return connection.execute("SELECT stream, state, owner FROM heads ORDER BY id").fetchall()
+
+    def head(state: str) -> HeadChange:
+        return HeadChange(state, "order", 0)
+
+    lease = held(transaction)
+    transaction.append(prepared("ex-2"))
+    transaction.append(prepared("ex-1", 1, head=head("one"), lease=lease))
+    transaction.append(prepared("ex-1", 2, head=head("two"), lease=lease, release=True))
+    transaction.append(prepared("ex-2", 1, head=head("one"), claim=Claim("you", 30)))
+    transaction.append(prepared("ex-1", 3, head=head("three")))
+    transaction.append(prepared("ex-2", 2, head=head("two")))
+    assert states() == [("ex-1", "three", None), ("ex-2", "two", "you")]
+    transaction.append(prepared("ex-1", 4, head=head("four"), claim=Claim("me", 30)))
+    transaction.append(prepared("ex-1", 5, head=head("five")))
+    transaction.release(Lease("ex-1", "me", 2, 0))
+    transaction.append(prepared("ex-2", 3, head=head("three"), claim=Claim("you", 30)))
+    transaction.append(prepared("ex-1", 6, head=head("six")))
+    assert states() == [("ex-1", "six", None), ("ex-2", "three", "you")]
+    versions = connection.execute("SELECT stream, max(version) FROM events GROUP BY stream")
+    assert versions.fetchall() == [(1, 7), (2, 4)]
+
+
 def test_streams_are_numbered_anew_after_another_has_written(
     connection: sqlite3.Connection, ends: Ends, transaction: Transaction
 ) -> None:
@@ -186,6 +216,41 @@ def test_an_index_that_says_less_than_it_holds_is_gone_on_with(
     transaction.append(prepared("ex-1", 1, key=6))
     transaction.append(prepared("ex-3"))
     assert indexed(connection) == ([5, 6], 3)
+    transaction.flush()
+
+
+def test_what_was_indexed_in_a_transaction_that_is_undone_is_indexed_again(
+    connection: sqlite3.Connection, ends: Ends
+) -> None:
+    """At the same positions, which others have by then."""
+    connection.execute("BEGIN IMMEDIATE")
+    undone = Transaction(connection, ends, NOW)
+    undone.append(prepared("ex-1", key=5))
+    undone.append(prepared("ex-2"))
+    assert indexed(connection) == ([5], 1)
+    connection.execute("ROLLBACK")
+    ends.forget()
+    again = Transaction(connection, ends, NOW)
+    again.append(prepared("ex-1", key=6))
+    again.append(prepared("ex-2"))
+    again.flush()
+    assert indexed(connection) == ([6], 1)
+
+
+def test_what_another_has_appended_is_indexed_too(
+    connection: sqlite3.Connection, ends: Ends, transaction: Transaction
+) -> None:
+    """By whoever begins a stream that may look for it, who has no keys of its own to index."""
+    for stream in ("ex-1", "ex-2"):
+        transaction.append(prepared(stream))
+    transaction.flush()
+    assert ends.keyed == 0
+    other = Transaction(connection, Ends(), NOW)
+    other.append(prepared("ex-1", 1, key=5))
+    other.flush()
+    ends.forget()
+    transaction.append(prepared("ex-3"))
+    assert indexed(connection) == ([5], 3)
     transaction.flush()
 
 
