@@ -166,7 +166,7 @@ def _load_each(mutants: dict[int, Mutant], reach: Reach, limits: plugin.Limits, 
     def tests_of(number: int) -> list[str]:
         mutant = mutants[number]
         tests = reach.of(mutant.file, mutant.lines) - {""} or reach.of_file(mutant.file)
-        quick = reach.quick_of(tests or reach.tests, limits.patience)
+        quick = reach.quick_of(tests or reach.tests, limits.patience, mutant.file)
         return [*reach.looking, *(test for test in quick if test not in reach.looking)]
 
     def loading(number: int) -> Callable[[int], None]:

@@ -141,7 +141,7 @@ class Trying:
     def _tests_of(self, mutant: Mutant) -> list[str]:
         """Those first that have noticed something here before; then those that are quick."""
         tests = self._reach.of(mutant.file, mutant.lines) - {""} or self._reach.forking
-        quick = self._reach.quick_of(tests, self._patience)
+        quick = self._reach.quick_of(tests, self._patience, mutant.file)
         noticed = self._noticed
         return sorted(quick, key=lambda test: -noticed[mutant.file, mutant.function, test])
 

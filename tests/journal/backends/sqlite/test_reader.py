@@ -1,6 +1,7 @@
 """Reading without an event loop, and finding damage in a whole file."""
 
 import hashlib
+import inspect
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from journal import (
     HeadChange,
     HeadQuery,
     InvalidQuery,
+    Journal,
     JournalError,
     JournalUnavailable,
     NewEvent,
@@ -92,6 +94,18 @@ def test_the_reader_reads_what_was_written(path: str) -> None:
             reader.heads(HeadQuery(category="ex", cursor="ex-9"))
 
 
+def test_what_is_not_given_is_as_in_the_journal() -> None:
+    for name in ("read_stream", "read_all"):
+        own, ports = (
+            {
+                each.name: each.default
+                for each in inspect.signature(getattr(of, name)).parameters.values()
+            }
+            for of in (reading.SqliteReader, Journal)
+        )
+        assert own == ports, name
+
+
 def test_a_whole_journal_has_no_findings(path: str) -> None:
     with open_reader(path) as reader:
         assert reader.verify() == []
@@ -139,6 +153,25 @@ def test_text_that_is_no_text_is_damage_and_no_crash(path: str) -> None:
         assert reader.verify() != []
         with pytest.raises(CorruptJournal):
             reader.read_stream("ex-1")
+
+
+@pytest.mark.parametrize(("position", "version"), [(6, 1), (7, 2), (8, 3)])
+def test_an_event_that_cannot_even_be_read_is_named(path: str, position: int, version: int) -> None:
+    sql = f"UPDATE events SET type = CAST(x'ff' AS TEXT) WHERE position = {position}"
+    damaged(path, change(sql))
+    with open_reader(path) as reader:
+        found = [(it.stream, it.version, it.kind) for it in reader.verify()]
+    assert found == [("ex-2", version, "unreadable")]
+
+
+@pytest.mark.parametrize("question", ["_ORPHANS", "_GAPS"])
+def test_what_cannot_be_asked_of_the_whole_journal_is_a_finding(
+    path: str, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, question, "SELECT * FROM absent")
+    with open_reader(path) as reader:
+        found = [(it.stream, it.version, it.kind) for it in reader.verify()]
+    assert found == [("(unknown)", 0, "unreadable")]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +226,13 @@ def test_an_erased_event_is_read_and_verified(path: str) -> None:
         assert reader.verify() == []
         event = reader.read_stream("ex-1")[2]
         assert (event.payload, event.payload_digest) == (b"", digest)
+
+
+def test_an_event_without_its_head_is_named_by_its_version_and_its_position(path: str) -> None:
+    damaged(path, change("DELETE FROM heads WHERE id = 2"))
+    with open_reader(path) as reader, pytest.raises(CorruptJournal, match="position 7 ") as refused:
+        reader.read_all(after=6)
+    assert (refused.value.stream, refused.value.version) == ("?", 2)
 
 
 async def test_a_stream_without_its_head_or_its_events_is_damage(path: str) -> None:

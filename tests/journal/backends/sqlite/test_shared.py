@@ -31,7 +31,7 @@ from journal import (
 from journal.backends.sqlite import checkpoints, shared
 from journal.backends.sqlite.connections import connect
 from journal.backends.sqlite.journal import SqliteJournal
-from journal.backends.sqlite.shared import OWN_TABLES
+from journal.backends.sqlite.shared import OWN_TABLES, SharedTransaction
 
 HEAD = HeadChange("running", "flow", None)
 EVENT = (NewEvent("happened", b"{}"),)
@@ -121,6 +121,24 @@ async def test_after_a_wrong_version_it_may_append_anew(journal: Journal) -> Non
     assert notes(journal) == ["a"]
 
 
+async def test_after_a_wrong_version_it_may_be_abandoned_in_a_statement(journal: Journal) -> None:
+    lease = await begun(journal)
+    await journal.append(Append("a-1", EVENT, 1))
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a")
+    with pytest.raises(WrongExpectedVersion):
+        await asyncio.to_thread(hooks.transaction.append, Append("a-1", EVENT, 1, lease=lease))
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+    long = f"{endless} SELECT max(i) FROM (SELECT i FROM n LIMIT 20000000)"
+    running = asyncio.create_task(asyncio.to_thread(hooks.transaction.execute, long))
+    while not running.done():
+        hooks.transaction.abandon("it takes too long")
+        await asyncio.sleep(0.01)
+    with pytest.raises(TransactionOver, match="it takes too long"):
+        await running
+    assert notes(journal) == []
+
+
 async def test_a_stale_lease_undoes_the_writes(journal: Journal) -> None:
     lease = await begun(journal)
     await journal.append(Append("a-1", (), 1, lease=lease, claim=Claim("me", 30)))
@@ -155,6 +173,23 @@ async def test_one_that_takes_too_long_is_rolled_back_for_the_others(journal: Jo
         await write(hooks.transaction, "b")
     assert hooks.calls == ["in", False]
     assert notes(journal) == []
+
+
+@pytest.mark.parametrize("end", ["append", "abandon"])
+async def test_one_that_has_ended_has_no_time_limit_any_more(journal: Journal, end: str) -> None:
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a")
+    await asyncio.sleep(0)
+    limit = cast("SharedTransaction", hooks.transaction)._limit
+    assert limit is not None
+    assert not limit.cancelled()
+    if end == "append":
+        append = Append("a-1", EVENT, 0, head=HEAD)
+        await asyncio.to_thread(hooks.transaction.append, append)
+    else:
+        hooks.transaction.abandon("nobody needs it")
+    await asyncio.sleep(0)
+    assert limit.cancelled()
 
 
 async def test_one_that_cannot_begin_gives_everything_back(
