@@ -769,6 +769,20 @@ async def test_a_callback_is_told_once_what_came_of_its_append(journal: Journal)
     assert len(told) == 3
 
 
+async def test_what_comes_in_one_pass_is_written_in_its_order(journal: Journal) -> None:
+    """With blobs or without."""
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    for version in range(6):
+        blobs = (b"blob %d" % version,) if version % 2 == 0 else ()
+        head = RUNNING if version == 0 else None
+        append = Append("ex-1", events(b"%d" % version), version, head, blobs=blobs)
+        journal.append_soon(append, lambda *outcome: told.put_nowait(outcome))
+    for version in range(6):
+        appended, error = await asyncio.wait_for(told.get(), 20)
+        assert error is None
+        assert appended.version == version + 1
+
+
 async def test_a_callback_that_fails_leaves_the_others_alone(journal: Journal) -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, facts: complaints.append(facts))

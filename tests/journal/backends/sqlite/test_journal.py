@@ -1,10 +1,12 @@
 """The journal in a file: how its connections come and go."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from journal import (
     HeadQuery,
     InvalidQuery,
     JournalClosed,
+    JournalReadOnly,
+    JournalUnavailable,
     KeyQuery,
     Lease,
     NewEvent,
@@ -27,8 +31,10 @@ from journal import (
 )
 from journal.backends.sqlite import forking
 from journal.backends.sqlite import journal as module
+from journal.backends.sqlite.committer import Committer
 from journal.backends.sqlite.connections import connect_reader
 from journal.backends.sqlite.journal import SqliteJournal
+from journal.backends.sqlite.work import Action
 
 FIRST = Append("ex-1", (NewEvent("Happened", b"x"),), 0, HeadChange("running", "order", 0))
 QUESTION = KeyQuery((1,), "ex-1")
@@ -192,3 +198,230 @@ async def test_a_question_that_no_journal_could_answer_is_refused_itself(
         journal.find_soon(QUESTION, lambda *answer: told.append(answer))
     await asyncio.sleep(0)
     assert told == []
+
+
+async def test_a_transaction_from_before_a_fork_is_the_parents(journal_file: Path) -> None:
+    journal = await SqliteJournal.open(str(journal_file))
+    left: list[bool] = []
+    transaction = journal.transaction(seconds=1, entering=lambda: None, leaving=left.append)
+    journal.abandon()
+    with pytest.raises(JournalClosed):
+        transaction.execute("SELECT 1")
+    assert left == [False]
+    journal._refusal, journal._committer._closed = None, False
+    await journal.close()
+
+
+# Closing leaves nothing open, whatever was used, and whoever closes waits until it is done.
+
+
+async def test_closing_leaves_no_log_whatever_was_used(journal_file: Path) -> None:
+    journal = await SqliteJournal.open(str(journal_file))
+    await journal.append(FIRST)
+    await journal.read_all()
+    assert journal.find_blocking(QUESTION) == {}
+    assert journal.head_blocking("ex-1") is not None
+    stop = journal.watch(None, lambda _: None)
+    looking = journal._looking
+    assert looking is not None
+    await journal.close()
+    assert looking.cancelled()
+    assert [file.name for file in journal_file.parent.iterdir()] == [journal_file.name]
+    stop()
+
+
+async def test_each_of_those_who_close_waits_until_it_is_closed(journal_file: Path) -> None:
+    journal = await SqliteJournal.open(str(journal_file))
+    await asyncio.gather(*(journal.append(replace(FIRST, stream=f"ex-{n}")) for n in range(9)))
+    first = asyncio.create_task(journal.close())
+    await asyncio.sleep(0)
+    assert not first.done()
+    await journal.close()
+    assert journal._committer._connection is None
+    assert [file.name for file in journal_file.parent.iterdir()] == [journal_file.name]
+    await first
+    await journal.close()
+
+
+async def test_where_commits_are_slow_the_loop_leaves_them_to_the_writer(
+    journal_file: Path,
+) -> None:
+    journal = await SqliteJournal.open(str(journal_file))
+    threads = []
+    for seconds in (0.0, 60.0):
+        journal._committer._commit_seconds = seconds
+        threads.append(await journal._submit(Action(lambda _: threading.current_thread().name)))
+    assert threads == [threading.current_thread().name, "journal-writer"]
+    await journal.close()
+
+
+# A claim asks for nothing in a transaction where nothing is due; but what is on its way counts.
+
+
+@pytest.fixture
+async def unseen(
+    journal_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SqliteJournal]:
+    """A journal whose reader sees nothing that is due, as one may that has read just before."""
+    journal = await SqliteJournal.open(str(journal_file))
+
+    async def nothing(_: ClaimQuery) -> bool:
+        return False
+
+    monkeypatch.setattr(journal, "_has_due", nothing)
+    yield journal
+    await journal.close()
+
+
+CLAIM = ClaimQuery(category="ex", names=["order"], claim=Claim("me", 30))
+
+
+async def test_what_is_gathered_can_be_claimed(unseen: SqliteJournal) -> None:
+    told: list[object] = []
+    unseen.append_soon(FIRST, lambda *outcome: told.append(outcome))
+    assert len(await unseen.claim(CLAIM)) == 1
+    assert len(told) == 1
+    assert await unseen.claim(CLAIM) == []
+
+
+async def test_what_is_queued_can_be_claimed(unseen: SqliteJournal) -> None:
+    committer = unseen._committer
+    committer.borrow()  # so that the writer thread has to wait with it
+    appending = asyncio.create_task(unseen.append(FIRST))
+    while not committer.is_busy:  # noqa: ASYNC110 - nobody is told of it
+        await asyncio.sleep(0)
+    claiming = asyncio.create_task(unseen.claim(CLAIM))
+    await asyncio.sleep(0)
+    committer.give_back()
+    assert len(await claiming) == 1
+    await appending
+
+
+# The reader is opened when it is first needed; where that fails it is tried again.
+
+
+def out_of_descriptors() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("unable to open database file")
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+    return error
+
+
+async def test_a_reader_that_could_not_be_opened_is_tried_again(
+    journal_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await SqliteJournal.open(str(journal_file))
+    await journal.append(FIRST)
+    failures = [True, True]
+
+    def connect(path: str, **options: Any) -> sqlite3.Connection:
+        if failures:
+            failures.pop()
+            raise out_of_descriptors()
+        return connect_reader(path, **options)
+
+    monkeypatch.setattr(module, "connect_reader", connect)
+    for _ in range(2):
+        with pytest.raises(JournalUnavailable, match="files may still be opened"):
+            await journal.read_all()
+    assert len(await journal.read_all()) == 1
+    assert journal._reader is not None
+    # Like the writer's thread: a process that forgets to close ends nevertheless.
+    assert journal._reader._thread.daemon
+    await journal.close()
+
+
+async def test_one_that_fails_after_everybody_has_given_up_complains_to_nobody(
+    journal_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await SqliteJournal.open(str(journal_file))
+    may_fail, complaints = threading.Event(), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, facts: complaints.append(facts))
+
+    def connect(path: str, **options: Any) -> sqlite3.Connection:
+        may_fail.wait(20)
+        raise out_of_descriptors()
+
+    monkeypatch.setattr(module, "connect_reader", connect)
+    reading = asyncio.create_task(journal.read_all())
+    await asyncio.sleep(0)
+    opening = journal._opening
+    assert opening is not None
+    reading.cancel()
+    await asyncio.wait([reading])
+    may_fail.set()
+    await asyncio.wait([opening])
+    del reading, opening
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
+    may_fail.clear()
+    reading = asyncio.create_task(journal.read_all())
+    await asyncio.sleep(0)
+    opening = journal._opening
+    assert opening is not None
+    opening.cancel()  # as at the end of the loop
+    may_fail.set()
+    await asyncio.wait([reading, opening])
+    assert reading.cancelled()
+    assert complaints == []
+    await journal.close()
+
+
+async def test_what_takes_long_is_done_in_a_thread_that_ends_with_it() -> None:
+    def about() -> tuple[str, bool]:
+        return threading.current_thread().name, threading.current_thread().daemon
+
+    assert await module._off_the_loop(about) == ("journal-opener", True)
+    with pytest.raises(ZeroDivisionError):
+        await module._off_the_loop(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+async def test_one_that_may_not_be_written_is_looked_at_before_it_is_read(
+    journal_file: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool
+) -> None:
+    if not is_empty:
+        await (await SqliteJournal.open(str(journal_file))).close()
+    opened: list[sqlite3.Connection] = []
+
+    def connect(path: str, **options: Any) -> sqlite3.Connection:
+        opened.append(connect_reader(path, **options))
+        return opened[-1]
+
+    def refuse(_: Committer) -> None:
+        raise JournalReadOnly("nothing may be written here")
+
+    monkeypatch.setattr(module, "connect_reader", connect)
+    monkeypatch.setattr(Committer, "open", refuse)
+    if is_empty:
+        with pytest.raises(JournalUnavailable, match="is empty"):
+            await SqliteJournal.open(str(journal_file))
+    else:
+        journal = await SqliteJournal.open(str(journal_file))
+        assert await journal.read_all() == []
+        await journal.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+
+
+# A callback's mistake is the loop's to tell of, with where it was made.
+
+
+async def test_a_callback_that_fails_is_told_with_what_it_was_for(journal_file: Path) -> None:
+    journal = await SqliteJournal.open(str(journal_file))
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, facts: complaints.append(facts))
+    errors = {"append_soon": RuntimeError("one"), "find_soon": RuntimeError("two")}
+
+    def failing(name: str, *_: object) -> None:
+        raise errors[name]
+
+    journal.append_soon(FIRST, partial(failing, "append_soon"))
+    await journal.append(replace(FIRST, stream="ex-2"))
+    journal.find_soon(QUESTION, partial(failing, "find_soon"))
+    await asyncio.sleep(0.01)
+    assert complaints == [
+        {"message": f"a callback of {name} failed", "exception": error}
+        for name, error in errors.items()
+    ]
+    await journal.close()
