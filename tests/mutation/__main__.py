@@ -17,6 +17,7 @@ import argparse
 import importlib.abc
 import importlib.util
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -237,6 +238,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--again", action="store_true", help="only the recorded survivors")
     given = parser.parse_args(arguments)
     os.chdir(ROOT)
+    # A shell's background jobs ignore it, and so would the processes that tests stop with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     _load_tools()
     began = time.monotonic()
