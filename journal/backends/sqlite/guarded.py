@@ -114,7 +114,7 @@ class SqliteTransaction:
                     f"a commit to {self._path} failed ({error}), and nobody can tell whether it "
                     "is on disk: see to the disk"
                 ) from error
-            self._end("it is committed")
+            self._end_committed()
 
     def look(self, statement: str, parameters: Parameters = (), /) -> Rows:
         """One short read of what is committed, outside of it; nothing where there is no file."""
@@ -239,6 +239,11 @@ class SqliteTransaction:
             connection.close()
         finally:
             self.closed()
+
+    def _end_committed(self) -> None:
+        # Whoever has abandoned it meanwhile came too late.
+        self._over = "it is committed"
+        self._end(self._over)
 
     def _authorize(
         self, action: int, first: str | None, second: str | None, _db: str | None, _by: str | None

@@ -58,7 +58,7 @@ class SharedTransaction(SqliteTransaction):
                 self._end("its append was refused", connection)
                 raise
             self._committed = True
-            self._end("it is committed")
+            self._end_committed()
         return appended[0]
 
     def open(self) -> sqlite3.Connection:

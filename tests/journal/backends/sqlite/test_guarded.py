@@ -317,7 +317,7 @@ def test_a_commit_is_not_interrupted(path: str, transaction: SqliteTransaction) 
     ended = threading.Event()
     transaction.commit(write)
     assert notes(path) == ["a", "b"]
-    with pytest.raises(TransactionOver):
+    with pytest.raises(TransactionOver, match="it is committed"):
         transaction.check()
 
 

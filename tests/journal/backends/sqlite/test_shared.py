@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from journal import (
     Append,
+    Appended,
     Claim,
     CommitRefused,
     HeadChange,
@@ -32,6 +34,7 @@ from journal.backends.sqlite import checkpoints, shared
 from journal.backends.sqlite.connections import connect
 from journal.backends.sqlite.journal import SqliteJournal
 from journal.backends.sqlite.shared import OWN_TABLES, SharedTransaction
+from journal.backends.sqlite.transaction import PreparedAppend
 
 HEAD = HeadChange("running", "flow", None)
 EVENT = (NewEvent("happened", b"{}"),)
@@ -121,6 +124,31 @@ async def test_after_a_wrong_version_it_may_append_anew(journal: Journal) -> Non
     assert notes(journal) == ["a"]
 
 
+async def test_one_whose_time_ends_in_its_commit_is_committed_and_says_so(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await begun(journal)
+    hooks = Hooks(journal)
+    await write(hooks.transaction, "a")
+    committer = cast("SqliteJournal", journal)._committer
+    commit = committer.commit_with
+
+    def slowly(connection: sqlite3.Connection, prepared: PreparedAppend) -> Appended:
+        # From another thread, as the loop does it.
+        ending = threading.Thread(target=hooks.transaction.abandon, args=("its time is over",))
+        ending.start()
+        ending.join()
+        return commit(connection, prepared)
+
+    monkeypatch.setattr(committer, "commit_with", slowly)
+    append = Append("a-1", EVENT, 1, lease=lease)
+    assert (await asyncio.to_thread(hooks.transaction.append, append)).version == 2
+    assert hooks.calls == ["in", True]
+    assert notes(journal) == ["a"]
+    with pytest.raises(TransactionOver, match="it is committed"):
+        hooks.transaction.check()
+
+
 async def test_after_a_wrong_version_it_may_be_abandoned_in_a_statement(journal: Journal) -> None:
     lease = await begun(journal)
     await journal.append(Append("a-1", EVENT, 1))
@@ -131,8 +159,12 @@ async def test_after_a_wrong_version_it_may_be_abandoned_in_a_statement(journal:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
     long = f"{endless} SELECT max(i) FROM (SELECT i FROM n LIMIT 20000000)"
     running = asyncio.create_task(asyncio.to_thread(hooks.transaction.execute, long))
+    transaction = cast("SharedTransaction", hooks.transaction)
+    while not transaction._guarding:  # noqa: ASYNC110 - nobody is told of it
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)
     while not running.done():
-        hooks.transaction.abandon("it takes too long")
+        transaction.abandon("it takes too long")
         await asyncio.sleep(0.01)
     with pytest.raises(TransactionOver, match="it takes too long"):
         await running
