@@ -167,6 +167,8 @@ def _load_each(mutants: dict[int, Mutant], reach: Reach, limits: plugin.Limits, 
     def tests_of(number: int) -> list[str]:
         mutant = mutants[number]
         tests = reach.of(mutant.file, mutant.lines) - {""} or reach.of_file(mutant.file)
+        # What looks at a constant need not run any line beside it.
+        tests |= reach.own_of(mutant.file)
         quick = reach.quick_of(tests or reach.tests, limits.patience, mutant.file)
         return [*reach.looking, *(test for test in quick if test not in reach.looking)]
 

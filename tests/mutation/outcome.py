@@ -49,12 +49,12 @@ class Reach(Struct, frozen=True):
     def quick_of(self, tests: Iterable[str], patience: float, file: str) -> list[str]:
         """These, as many as end within so many seconds.
 
-        First those that stand where the file's own tests do, and of all the quick ones.
+        First the file's own tests, and of all the quick ones.
         """
-        own = f"tests/{file.rpartition('/')[0]}/test_{file.rpartition('/')[2]}::"
+        own = self.own_of(file)
 
         def place(test: str) -> tuple[bool, float]:
-            return not test.startswith(own), self.tests.get(test, 0.0)
+            return test not in own, self.tests.get(test, 0.0)
 
         chosen: list[str] = []
         left = patience
@@ -64,6 +64,11 @@ class Reach(Struct, frozen=True):
                 break
             chosen.append(test)
         return chosen
+
+    def own_of(self, file: str) -> set[str]:
+        """The tests that stand where those of a file do, whatever they run."""
+        folder, _, name = file.rpartition("/")
+        return {test for test in self.tests if test.startswith(f"tests/{folder}/test_{name}::")}
 
     def of_file(self, file: str) -> set[str]:
         """The tests that run anything of a file."""

@@ -119,6 +119,7 @@ def test_tests_are_chosen_by_the_lines_that_they_run() -> None:
 def test_a_files_own_tests_are_asked_first_and_of_all_the_quick_ones() -> None:
     own, other = "tests/a/test_f.py::test", "tests/a/test_g.py::test"
     reach = Reach({f"{own}_slow": 3.0, f"{own}_quick": 1.0, f"{other}_quick": 0.5}, {})
+    assert reach.own_of("a/f.py") == {f"{own}_slow", f"{own}_quick"}
     assert reach.quick_of(reach.tests, 9.0, "a/f.py") == [
         f"{own}_quick",
         f"{own}_slow",

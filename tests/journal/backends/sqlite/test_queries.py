@@ -20,6 +20,7 @@ from journal.backends.sqlite.queries import (
     begun_at,
     claimable,
     event_at,
+    head,
     heads,
     is_any_claimable,
     raw_head,
@@ -195,3 +196,34 @@ def test_a_question_stays_as_it_is() -> None:
     query = begun_at("ex-1")
     with pytest.raises(AttributeError):
         query.statement = "SELECT 1"  # type: ignore[misc]
+
+
+HEAD_ALONE = """
+INSERT INTO heads (id, stream, category, state, name, due_at, created_at, updated_at,
+    anchor_version, anchor_hash, summary)
+VALUES (7, 'ex-1', 'ex', 's', 'order', 0, 0, 0, 1, x'', x'')
+"""
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda: head("ex-1"),
+        lambda: heads(ex()),
+        lambda: claimable(claims("", names=["order"]), 1)[0],
+        lambda: claimable(claims("", names=None), 1)[0],
+        lambda: claimable(claims("", names=[], stream="ex-1"), 1)[0],
+    ],
+)
+def test_a_head_without_events_is_damage_and_not_absent(
+    asked: Callable[[], Query[Any]], path: str
+) -> None:
+    query = asked()
+    with contextlib.closing(connect_writer(path)) as connection:
+        connection.execute(HEAD_ALONE)
+        rows = connection.execute(query.statement, query.parameters).fetchall()
+        with pytest.raises(CorruptJournal, match="a head and no events") as damage:
+            query.meaning(rows)
+        assert (damage.value.stream, damage.value.version) == ("ex-1", 1)
+        found = raw_head(7)
+        assert found.meaning(connection.execute(found.statement, (7,)).fetchall()).stream == "ex-1"

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from journal import Adoption, Append, Claim, ClaimQuery, HeadChange, Lease, NewEvent, open_journal
+from journal import (
+    Adoption,
+    Append,
+    Claim,
+    ClaimQuery,
+    CorruptJournal,
+    HeadChange,
+    Lease,
+    NewEvent,
+    open_journal,
+)
 from journal.backends.sqlite import transaction as remembering
 from journal.backends.sqlite.connections import connect_writer, prepare_file
 from journal.backends.sqlite.transaction import (
@@ -97,6 +107,20 @@ def test_a_group_is_written_as_if_each_of_it_were_alone(
     assert states() == [("ex-1", "six", None), ("ex-2", "three", "you")]
     versions = connection.execute("SELECT stream, max(version) FROM events GROUP BY stream")
     assert versions.fetchall() == [(1, 7), (2, 4)]
+
+
+def test_nothing_is_appended_where_a_head_has_lost_its_events(
+    connection: sqlite3.Connection, ends: Ends, transaction: Transaction
+) -> None:
+    transaction.append(prepared("ex-1"))
+    transaction.flush()
+    connection.execute("DROP TRIGGER events_are_never_deleted")
+    connection.execute("DELETE FROM events")
+    ends.forget()
+    for version in (0, 1):
+        with pytest.raises(CorruptJournal, match="a head and no events") as damage:
+            transaction.append(prepared("ex-1", version))
+        assert (damage.value.stream, damage.value.version) == ("ex-1", 1)
 
 
 def test_streams_are_numbered_anew_after_another_has_written(
