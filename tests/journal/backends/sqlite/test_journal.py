@@ -230,6 +230,16 @@ async def test_closing_leaves_no_log_whatever_was_used(journal_file: Path) -> No
     stop()
 
 
+async def test_whoever_watches_is_woken_by_the_closing(journal_file: Path) -> None:
+    """And finds it closed, instead of waiting for what can no longer come."""
+    journal = await SqliteJournal.open(str(journal_file))
+    hints: list[int] = []
+    journal.watch("ex-1", lambda events: hints.append(len(events)))
+    await journal.close()
+    await asyncio.sleep(0.01)
+    assert hints == [0]
+
+
 async def test_each_of_those_who_close_waits_until_it_is_closed(journal_file: Path) -> None:
     journal = await SqliteJournal.open(str(journal_file))
     await asyncio.gather(*(journal.append(replace(FIRST, stream=f"ex-{n}")) for n in range(9)))
