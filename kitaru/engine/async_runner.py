@@ -278,7 +278,8 @@ class AsyncRunner:
         self.unshared: set[str] = set()
         """The calls whose attempt has done something for its own execution alone."""
         self.cache.next_pass()
-        self.blobs: dict[int, bytes] = {}
+        self.blobs: dict[int, bytes | None] = {}
+        """Those that the next outcomes need, by version; None while one is read."""
         self.logs = 0
         self.divergence: Mismatch | None = None
         self.loop: FlowLoop | None = None
@@ -452,11 +453,14 @@ class AsyncRunner:
     def _needs_blob(self, outcome: Outcome) -> bool:
         event = outcome.event
         blob = outcome.blob
-        if blob is None or outcome.version in self.blobs:
+        if blob is None:
             return False
+        if outcome.version in self.blobs:
+            return self.blobs[outcome.version] is None
         waiting = self.requested[event.path]
         if waiting is None or (isinstance(waiting, Call) and waiting.delivery):
             return False
+        self.blobs[outcome.version] = None
         task = self.host.loop.create_task(self.host.journal.get_blob(blob))
         task.add_done_callback(lambda done: self._blob_read(outcome.version, done))
         return True
@@ -714,6 +718,9 @@ class AsyncRunner:
         unstarted, self.unstarted = self.unstarted, []
         calls: list[Call] = []
         for waiting in unstarted:
+            if self.requested.get(waiting.path) is not waiting:
+                # Its outcome came while the replay still waited for something, such as a blob.
+                continue
             if isinstance(waiting, Timer):
                 self._start_timer(waiting)
             elif isinstance(waiting, Wait):
