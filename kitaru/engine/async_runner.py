@@ -313,27 +313,29 @@ class AsyncRunner:
         self.root = loop.run_flow(body, context)
         self._advance()
 
-    @guarded
     def _advance(self) -> None:
         """Gives the body what is recorded, one outcome at a time, then lets it go on live."""
-        if self._stopped or self._ending or self.loop is None or self._advancing:
+        loop = self.loop
+        if self._stopped or self._ending or loop is None or self._advancing:
             return
+        root = self._root
         self._advancing = True
         try:
-            self.loop.drive()
-            while not self._stopped and self.divergence is None and not self._root.done():
+            loop.drive()
+            while not self._stopped and self.divergence is None and not root.done():
                 if not self._deliver_next():
                     break
-                self.loop.drive()
+                loop.drive()
         finally:
             self._advancing = False
         if self._stopped:
             return
-        if self.divergence is None and self._root.done():
+        is_done = root.done()
+        if is_done and self.divergence is None:
             self._check_nothing_left()
         if self.divergence is not None:
             self._diverge(self.divergence)
-        elif self._root.done():
+        elif is_done:
             if not self.committing:
                 self._end_pass()
         elif not self.history.order and not self.kept_ready:
@@ -873,6 +875,9 @@ class AsyncRunner:
             self._put_outcome(*reused)
 
     def _start_call(self, call: Call) -> None:
+        if not self.history.knows(call.path):
+            self._start_attempt(call)
+            return
         tried = self.history.attempts_of(call.path)
         call.attempt = self.history.last_attempt_of(call.path)
         call.tried = tried.this_pass
