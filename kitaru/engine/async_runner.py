@@ -239,7 +239,7 @@ class AsyncRunner:
         self._started_at = clock_of(loaded)
         self._stopped = False
         self._flushing = False
-        self._slot_wanted: deque[Callable[[], None]] = deque()
+        self._slot_wanted: list[Callable[[], None]] = []
         """Transactions that wait until they are the only ones to append."""
         self.transactions: dict[str, AttemptTransaction] = {}
         """Those of the attempts that run, by path."""
@@ -1198,7 +1198,7 @@ class AsyncRunner:
     def _flush(self) -> None:
         if self._slot_wanted and (self._stopped or not self._flushing):
             self._flushing = True
-            self._slot_wanted.popleft()()
+            self._slot_wanted.pop(0)()
             return
         if self._flushing or self._stopped or not self.execution.outbox:
             return
@@ -1505,7 +1505,7 @@ class AsyncRunner:
         for transaction in list(self.transactions.values()):
             transaction.abandon("its execution goes on elsewhere, or later")
         while self._slot_wanted:
-            self._slot_wanted.popleft()()
+            self._slot_wanted.pop(0)()
         # So that nothing of a finished execution waits for the garbage collector.
         self.root = None
         self.execution.on_foreign = ignore
