@@ -181,7 +181,7 @@ def _variables() -> tuple[object, ...]:
     kept = getattr(os.environ, "_data", None)
     if kept is None:
         return tuple(map(os.environ.get, _VARIABLES))
-    return tuple(map(kept.get, map(os.environ.encodekey, _VARIABLES)))
+    return tuple(map(kept.get, _KEPT_VARIABLES))
 
 
 def forget_files() -> None:
@@ -282,6 +282,8 @@ _VARIABLES = (
     "APPDATA",
 )
 """The variables that decide on a value."""
+_KEPT_VARIABLES = tuple(map(os.environ.encodekey, _VARIABLES))
+"""The same as the environment keeps them."""
 _BUILT_IN: dict[str, object] = {
     "cache": True,
     "retries": 0,

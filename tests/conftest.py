@@ -88,7 +88,7 @@ def run_program(tmp_path: Path, journal_url: str) -> RunProgram:
     """Runs a program in a fresh interpreter, in a folder and with a journal of this test's own."""
 
     def run(
-        program: str | Path, *arguments: str, timeout: float = 60, name: str = "program.py"
+        program: str | Path, *arguments: str, timeout: float = 110, name: str = "program.py"
     ) -> "subprocess.CompletedProcess[str]":
         if isinstance(program, str):
             file = tmp_path / name

@@ -40,6 +40,7 @@ class Binder:
         self._varargs = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self._varkwargs = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
+        self._positional_suffice = self._required <= frozenset(self._positional)
         self._is_simple = not (self._positional_only or self._varargs or self._varkwargs)
         """Whether every argument can be passed by its name."""
 
@@ -49,6 +50,8 @@ class Binder:
         Raises KitaruUsageError when they do not fit the function's signature.
         """
         named: Named = dict(zip(self._positional, args, strict=False))
+        if not kwargs and len(args) == len(self._positional) and self._positional_suffice:
+            return named
         if len(args) > len(self._positional):
             if not self._varargs:
                 self._refuse(args, kwargs)

@@ -239,7 +239,7 @@ class AsyncRunner:
         self._started_at = clock_of(loaded)
         self._stopped = False
         self._flushing = False
-        self._slot_wanted: deque[Callable[[], None]] = deque()
+        self._slot_wanted: list[Callable[[], None]] = []
         """Transactions that wait until they are the only ones to append."""
         self.transactions: dict[str, AttemptTransaction] = {}
         """Those of the attempts that run, by path."""
@@ -278,7 +278,8 @@ class AsyncRunner:
         self.unshared: set[str] = set()
         """The calls whose attempt has done something for its own execution alone."""
         self.cache.next_pass()
-        self.blobs: dict[int, bytes] = {}
+        self.blobs: dict[int, bytes | None] = {}
+        """Those that the next outcomes need, by version; None while one is read."""
         self.logs = 0
         self.divergence: Mismatch | None = None
         self.loop: FlowLoop | None = None
@@ -312,27 +313,29 @@ class AsyncRunner:
         self.root = loop.run_flow(body, context)
         self._advance()
 
-    @guarded
     def _advance(self) -> None:
         """Gives the body what is recorded, one outcome at a time, then lets it go on live."""
-        if self._stopped or self._ending or self.loop is None or self._advancing:
+        loop = self.loop
+        if self._stopped or self._ending or loop is None or self._advancing:
             return
+        root = self._root
         self._advancing = True
         try:
-            self.loop.drive()
-            while not self._stopped and self.divergence is None and not self._root.done():
+            loop.drive()
+            while not self._stopped and self.divergence is None and not root.done():
                 if not self._deliver_next():
                     break
-                self.loop.drive()
+                loop.drive()
         finally:
             self._advancing = False
         if self._stopped:
             return
-        if self.divergence is None and self._root.done():
+        is_done = root.done()
+        if is_done and self.divergence is None:
             self._check_nothing_left()
         if self.divergence is not None:
             self._diverge(self.divergence)
-        elif self._root.done():
+        elif is_done:
             if not self.committing:
                 self._end_pass()
         elif not self.history.order and not self.kept_ready:
@@ -452,11 +455,14 @@ class AsyncRunner:
     def _needs_blob(self, outcome: Outcome) -> bool:
         event = outcome.event
         blob = outcome.blob
-        if blob is None or outcome.version in self.blobs:
+        if blob is None:
             return False
+        if outcome.version in self.blobs:
+            return self.blobs[outcome.version] is None
         waiting = self.requested[event.path]
         if waiting is None or (isinstance(waiting, Call) and waiting.delivery):
             return False
+        self.blobs[outcome.version] = None
         task = self.host.loop.create_task(self.host.journal.get_blob(blob))
         task.add_done_callback(lambda done: self._blob_read(outcome.version, done))
         return True
@@ -714,6 +720,9 @@ class AsyncRunner:
         unstarted, self.unstarted = self.unstarted, []
         calls: list[Call] = []
         for waiting in unstarted:
+            if self.requested.get(waiting.path) is not waiting:
+                # Its outcome came while the replay still waited for something, such as a blob.
+                continue
             if isinstance(waiting, Timer):
                 self._start_timer(waiting)
             elif isinstance(waiting, Wait):
@@ -866,6 +875,9 @@ class AsyncRunner:
             self._put_outcome(*reused)
 
     def _start_call(self, call: Call) -> None:
+        if not self.history.knows(call.path):
+            self._start_attempt(call)
+            return
         tried = self.history.attempts_of(call.path)
         call.attempt = self.history.last_attempt_of(call.path)
         call.tried = tried.this_pass
@@ -1186,7 +1198,7 @@ class AsyncRunner:
     def _flush(self) -> None:
         if self._slot_wanted and (self._stopped or not self._flushing):
             self._flushing = True
-            self._slot_wanted.popleft()()
+            self._slot_wanted.pop(0)()
             return
         if self._flushing or self._stopped or not self.execution.outbox:
             return
@@ -1493,7 +1505,7 @@ class AsyncRunner:
         for transaction in list(self.transactions.values()):
             transaction.abandon("its execution goes on elsewhere, or later")
         while self._slot_wanted:
-            self._slot_wanted.popleft()()
+            self._slot_wanted.pop(0)()
         # So that nothing of a finished execution waits for the garbage collector.
         self.root = None
         self.execution.on_foreign = ignore

@@ -145,9 +145,12 @@ class OwnedExecution:
     def take(self) -> list[Outgoing]:
         """Empties the outbox."""
         batch, self.outbox = self.outbox, []
-        if any(it.seen is not None and it.seen < self.foreign_version for it in batch):
-            # A client's event was taken in between the decision and now: no append will be refused.
-            batch = self.what_still_holds(batch)
+        for outgoing in batch:
+            if outgoing.seen is not None and outgoing.seen < self.foreign_version:
+                # A client's event was taken in between the decision and now: no append will be
+                # refused.
+                batch = self.what_still_holds(batch)
+                break
         if batch and (first := self.preface()) is not None:
             batch.insert(0, Outgoing(first))
         return batch

@@ -306,6 +306,10 @@ class History:
         self.log[path] = outcome
         self.order.append(outcome)
 
+    def knows(self, path: str) -> bool:
+        """Whether there has been anything at a path before this flow attempt, or in it."""
+        return path in self.tried or path in self.kept
+
     def last_attempt_of(self, path: str) -> int:
         """The number of the last attempt of a path, over all flow attempts; 0: there was none.
 

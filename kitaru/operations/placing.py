@@ -31,7 +31,7 @@ class Wanted(Struct, frozen=True):
     @property
     def is_local(self) -> bool:
         """Whether it is to run in this very process, and asks for nothing else."""
-        return self.stack == LOCAL and not self.image.given()
+        return self.stack == LOCAL and not self.image.is_given
 
 
 class Placement(Struct, frozen=True):
@@ -48,7 +48,7 @@ class Placement(Struct, frozen=True):
 
     def onto(self, options: FrozenOptions) -> FrozenOptions:
         """The options with what of this is written down."""
-        image = self.recorded if self.image.given() else None
+        image = self.recorded if self.image.is_given else None
         return replace(options, stack=self.stack, image=image)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -49,6 +49,8 @@ class Faults:
         """Whether what fails has happened nevertheless."""
         self.failed = False
         self.blob_reads_that_fail = 0
+        self.before_blob_read: Callable[[], Awaitable[None]] | None = None
+        """What happens before a blob is read."""
         self.after_append: Callable[[Append], None] = lambda _: None
         """What happens between an append from a thread and its return."""
         self.offset_us = 0
@@ -111,6 +113,8 @@ class FaultyJournal:
         if self._faults.blob_reads_that_fail:
             self._faults.blob_reads_that_fail -= 1
             raise JournalUnavailable("the blob cannot be read now")
+        if self._faults.before_blob_read is not None:
+            await self._faults.before_blob_read()
         return await self._journal.get_blob(digest)
 
 

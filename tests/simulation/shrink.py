@@ -11,7 +11,9 @@ from typing import Any
 from msgspec import Struct, structs
 from msgspec.structs import replace
 
+from kitaru.domain.execution.events import ExecutionDiverged
 from kitaru.engine.executions import stream_of
+from kitaru.engine.upcasts import decode_event
 from kitaru.testing.timeline import timeline_text
 from tests.determinism.programs import written
 from tests.simulation.cuts import Cuts, children
@@ -185,6 +187,8 @@ def _told(world: World, error: Exception) -> str:
             continue
         fork = f", a fork of {plan.source}" if plan.source else ""
         lines += [f"{exec_id}{fork}", written(plan.program), timeline_text(recorded), ""]
+        events = map(decode_event, recorded)
+        lines += [f"{it.report}\n" for it in events if isinstance(it, ExecutionDiverged)]
     lines += ["what went wrong around it:", *_faults(world.struck)]
     lines.append(f"the end, at step {world.steps}, {world.now / SECOND:.6f} s")
     lines.append(f"replay with: {command(world.seed, world.cuts)}")

@@ -89,11 +89,16 @@ class PreparedAppend(Work[Appended]):
         super().__init__()
         check_append(append)
         self.append = append
-        self.size = 0
-        payloads = [event.payload for event in append.events]
-        self.digests = [sha256(payload).digest() for payload in payloads]
-        self.blobs = [_stored_blob(blob) for blob in append.blobs] if append.blobs else ()
-        self.size = sum(map(len, payloads)) + sum(len(blob[3]) for blob in self.blobs)
+        self.digests: list[bytes] = []
+        size = 0
+        for event in append.events:
+            self.digests.append(sha256(event.payload).digest())
+            size += len(event.payload)
+        self.blobs: Sequence[tuple[bytes, str, int, bytes]] = ()
+        if append.blobs:
+            self.blobs = [_stored_blob(blob) for blob in append.blobs]
+            size += sum(len(blob[3]) for blob in self.blobs)
+        self.size = size
 
     def perform(self, transaction: "Transaction") -> Appended:
         return transaction.append(self)

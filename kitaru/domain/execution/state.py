@@ -125,7 +125,8 @@ def route_of(bundle: str) -> str:
 
 def evolve(state: ExecutionState, event: ExecutionEvent) -> ExecutionState:
     """The state after an event."""
-    if state.is_finished and not isinstance(event, ExecutionReopened):
+    is_running = state.status is ExecutionStatus.RUNNING
+    if not is_running and state.is_finished and not isinstance(event, ExecutionReopened):
         # An end is final, whatever was on its way while it was written.
         return state
     match event:

@@ -31,16 +31,6 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _plain_json(value: Any) -> bytes:
-    """The JSON of a plain value; empty when the value needs tags."""
-    if not is_plain(value):
-        return b""
-    try:
-        return _to_json(value)
-    except UnicodeEncodeError:  # lone surrogates
-        return b""
-
-
 class Codec:
     """Keeps values of a closed set of types exactly: the same value and the same types come back.
 
@@ -60,7 +50,12 @@ class Codec:
         that is not in ``types``, a value that contains itself, one that lies too deep.
         """
         try:
-            return _plain_json(value) or _to_json(to_tree(value, types))
+            if is_plain(value):
+                try:
+                    return _to_json(value)
+                except UnicodeEncodeError:  # lone surrogates, which need tags
+                    pass
+            return _to_json(to_tree(value, types))
         except RefusedError as refusal:
             raise refusal.as_error(where) from refusal.__cause__
         except RecursionError as error:

@@ -24,17 +24,13 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     if depth >= MAX_DEPTH:
         return False
     if kind is dict:
-        return _is_plain_dict(value, depth + 1)
-    return kind is list and _are_plain(value, depth + 1)
-
-
-def _is_plain_dict(value: dict[Any, Any], depth: int) -> bool:
-    if TAG_KEY in value:
-        return False
-    for key in value:
-        if type(key) is not str:
+        if TAG_KEY in value:
             return False
-    return _are_plain(value.values(), depth)
+        for key in value:
+            if type(key) is not str:
+                return False
+        return _are_plain(value.values(), depth + 1)
+    return kind is list and _are_plain(value, depth + 1)
 
 
 def _are_plain(items: Any, depth: int) -> bool:

@@ -31,10 +31,12 @@ from kitaru.domain.execution.events import (
     FlowAttemptFailed,
     InputGiven,
     TimerFired,
+    WaitRequested,
 )
 from kitaru.domain.execution.state import evolve
 from kitaru.domain.values import StoredValue
 from kitaru.engine.executions import head_of, new_event, state_of, stream_of
+from kitaru.engine.upcasts import decode_event
 from kitaru.operations import executions
 from kitaru.operations.waits import give_input
 
@@ -591,6 +593,41 @@ async def test_a_blob_that_cannot_be_read_now_is_no_error_of_the_checkpoint(benc
     assert await bench.result_after_faults("crashed", branches_on_an_error) == "the right way"
     assert ran == ["the right way"]
     assert not bench.faults.blob_reads_that_fail
+
+
+@flow
+async def asks_beside_a_large_value() -> list[Any]:
+    value, answer = await asyncio.gather(large("a", 100_000), kitaru.wait(schema=str, name="ask"))
+    return [len(value), answer, await step(answer)]
+
+
+async def test_an_answer_that_comes_while_a_blob_is_read_is_not_asked_for_again(
+    bench: Any,
+) -> None:
+    """The wait was open when the body asked for it, and has its answer before anything is live."""
+    handle = await asks_beside_a_large_value.run()
+    await bench.until(lambda: "a" in ran)
+    await give_input(bench.runtime, handle.exec_id, "ask", "yes")
+    assert await bench.result(handle.exec_id, asks_beside_a_large_value) == [100_000, "yes", "yes"]
+    history = await bench.recorded(handle.exec_id)
+    before = next(n for n, fact in enumerate(history) if fact.type == "input_given")
+    events = [decode_event(fact) for fact in history[:before]]
+    assert {type(event) for event in events} >= {WaitRequested, CheckpointCompleted}
+    ran.clear()
+
+    async def answered() -> None:
+        bench.faults.before_blob_read = None
+        await give_input(bench.runtime, "crashed", "ask", "no")
+        await bench.until(
+            lambda: bench.runtime.worker.runners["crashed"].execution.foreign_version > before
+        )
+
+    bench.faults.before_blob_read = answered
+    await bench.crashed_after(asks_beside_a_large_value, history[:before], "crashed")
+    assert await bench.result("crashed", asks_beside_a_large_value) == [100_000, "no", "no"]
+    events = await bench.events("crashed")
+    assert sum(isinstance(event, WaitRequested) for event in events) == 1
+    assert ran == ["no"]
 
 
 # failing journals
