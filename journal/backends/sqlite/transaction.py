@@ -78,6 +78,10 @@ _IS_EVENT_THERE = "SELECT 1 FROM events WHERE stream = ? AND version = ? AND has
 _IS_LEASE_THERE = """
 SELECT 1 FROM heads WHERE id = ? AND owner IS ? AND epoch = ? AND lease_until = ?
 """
+_IS_HEAD_THERE = """
+SELECT 1 FROM heads WHERE state = ? AND name = ? AND due_at IS ? AND parent IS ? AND summary = ?
+    AND route = ? AND updated_at = ? AND id = ?
+"""
 
 
 class PreparedAppend(Work[Appended]):
@@ -433,6 +437,8 @@ class Transaction:
             self._change_head(_UPDATE_HEAD_AND_LEASE, end, row)
         else:
             self._change_head(_UPDATE_HEAD, end, (*head, now, end.version, end.hash, end.id))
+            if not self.events:
+                self.evidence = (_IS_HEAD_THERE, (*head, now, end.id))
 
     def _write_lease(self, end: StreamEnd) -> None:
         self._change_head(_UPDATE_LEASE, end, (end.owner, end.epoch, end.lease_until, end.id))

@@ -323,6 +323,8 @@ async def test_what_is_looked_for_after_a_failed_commit_is_that_very_commit(path
     assert first.lease is not None
     until, made = first.lease.until, first.events[0].hash
     event, lease = remembering._IS_EVENT_THERE, remembering._IS_LEASE_THERE
+    head, at = remembering._IS_HEAD_THERE, first.events[0].recorded_at
+    row = ("running", "order", 0, None, b"", "", at, 1)
     rows: list[tuple[str, tuple[object, ...], bool]] = [
         (event, (1, 1, made), True),
         (event, (3, 1, made), False),
@@ -339,6 +341,11 @@ async def test_what_is_looked_for_after_a_failed_commit_is_that_very_commit(path
         (lease, (3, None, 0, 0), True),
         (lease, (3, "me", 0, 0), False),
         (lease, (3, None, 0, 1), False),
+        (head, row, True),
+        *(
+            (head, (*row[:place], other, *row[place + 1 :]), False)
+            for place, other in enumerate(("done", "ship", None, "ex-0", b"x", "r", at + 1, 9))
+        ),
     ]
     with contextlib.closing(sqlite3.connect(path)) as other:
         for statement, parameters, there in rows:
@@ -465,6 +472,24 @@ async def test_a_claim_and_a_renewal_are_settled_too(
     head = await journal.head("ex-0")
     assert head is not None
     assert (head.owner, head.epoch) == ("me", 1)
+    await journal.close()
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_a_head_that_changes_alone_is_settled_too(
+    faulty: tuple[Journal, Break], fault: str
+) -> None:
+    journal, break_ = faulty
+    break_(fault)
+    change = Append("ex-0", (), 1, replace(RUNNING, state="done"))
+    if fault == "before":
+        with pytest.raises(JournalUnavailable):
+            await journal.append(change)
+    else:
+        assert (await journal.append(change)).version == 1
+    head = await journal.head("ex-0")
+    assert head is not None
+    assert head.state == ("done" if fault == "after" else "running")
     await journal.close()
 
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from journal import (
     Adoption,
     Append,
+    Appended,
     Claim,
     ClaimQuery,
     HeadChange,
@@ -262,6 +263,27 @@ async def test_where_commits_are_slow_the_loop_leaves_them_to_the_writer(
         journal._committer._commit_seconds = seconds
         threads.append(await journal._submit(Action(lambda _: threading.current_thread().name)))
     assert threads == [threading.current_thread().name, "journal-writer"]
+    await journal.close()
+
+
+async def test_of_much_the_first_part_is_given_away_while_the_rest_is_made(
+    journal_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_GATHERED_AT_MOST", 3)
+    journal = await SqliteJournal.open(str(journal_file))
+    told: asyncio.Queue[int] = asyncio.Queue()
+
+    def done(appended: Appended | None, error: BaseException | None) -> None:
+        assert appended is not None, error
+        told.put_nowait(appended.version)
+
+    journal._committer.borrow()  # so that the writer thread keeps what it was given
+    for version in range(8):
+        append = replace(FIRST, expected_version=version, head=None if version else FIRST.head)
+        journal.append_soon(append, done)
+        assert journal._committer.is_busy == (version >= 2)
+    journal._committer.give_back()
+    assert [await told.get() for _ in range(8)] == list(range(1, 9))
     await journal.close()
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +300,74 @@ def test_what_was_walked_in_vain_is_not_walked_for_ever(
         transaction.flush()
         noted.append(indexed(connection)[1])
     assert noted == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]
+
+
+def test_keys_are_indexed_when_they_are_many_whether_anybody_looks_or_not(
+    connection: sqlite3.Connection, transaction: Transaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembering, "_MOST_UNINDEXED", 3)
+    transaction.append(prepared("ex-1"))
+    found = []
+    for version in range(1, 8):
+        transaction.append(prepared("ex-1", version, key=version))
+        transaction.flush()
+        found.append(len(indexed(connection)[0]))
+    assert found == [0, 0, 3, 3, 3, 6, 6]
+
+
+# An event carries the epoch of the lease under which it was written; without a lease none.
+
+
+def test_an_event_carries_its_writers_epoch(transaction: Transaction) -> None:
+    def epoch_of(prepared: PreparedAppend) -> int:
+        (event,) = transaction.append(prepared).events
+        return event.epoch
+
+    assert epoch_of(prepared("ex-1")) == 0
+    lease = transaction.append(prepared("ex-2", claim=Claim("me", 30))).lease
+    assert lease is not None
+    assert lease.epoch == 1
+    assert epoch_of(prepared("ex-2", 1)) == 0
+    assert epoch_of(prepared("ex-2", 2, lease=lease)) == 1
+    assert epoch_of(prepared("ex-2", 3, claim=Claim("me", 30))) == 2
+
+
+# Whatever is written leaves a question that tells, after a commit that failed, whether it is there.
+
+
+Do = Callable[[Transaction, Lease], object]
+QUERY = ClaimQuery(category="ex", names=["order"], claim=Claim("you", 30))
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda transaction, _: transaction.append(prepared("ex-2")),
+        lambda transaction, lease: transaction.append(prepared("ex-1", 1, lease=lease)),
+        lambda transaction, lease: transaction.append(
+            PreparedAppend(Append("ex-1", (), 1, None, lease=lease, release=True))
+        ),
+        lambda transaction, _: transaction.append(
+            PreparedAppend(Append("ex-1", (), 1, HeadChange("done", "order", None)))
+        ),
+        lambda transaction, lease: transaction.renew([lease], 99),
+        lambda transaction, lease: transaction.release(lease),
+        lambda transaction, _: transaction.claim(QUERY),
+    ],
+)
+def test_what_is_written_can_be_told_from_what_is_lost(
+    connection: sqlite3.Connection, ends: Ends, do: Do
+) -> None:
+    before = Transaction(connection, ends, NOW)
+    lease = held(before)
+    before.append(prepared("ex-9"))
+    before.flush()
+    connection.execute("BEGIN IMMEDIATE")
+    transaction = Transaction(connection, ends, NOW + 1)
+    assert transaction.evidence is None
+    do(transaction, lease)
+    transaction.flush()
+    assert transaction.evidence is not None
+    assert connection.execute(*transaction.evidence).fetchone() is not None
+    connection.execute("ROLLBACK")
+    assert connection.execute(*transaction.evidence).fetchone() is None
