@@ -241,6 +241,33 @@ async def test_whoever_watches_is_woken_by_the_closing(journal_file: Path) -> No
     assert hints == [0]
 
 
+async def test_closing_waits_for_the_ends_of_its_threads(
+    journal_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long they take to end when they have done everything."""
+    journal = await SqliteJournal.open(str(journal_file))
+    await journal.read_all()
+    assert journal._reader is not None
+    slow: list[threading.Thread] = []
+
+    def slowly(thread: threading.Thread | None) -> threading.Thread:
+        assert thread is not None
+
+        def end() -> None:
+            thread.join()
+            time.sleep(0.3)
+
+        slow.append(threading.Thread(target=end))
+        slow[-1].start()
+        return slow[-1]
+
+    close = journal._committer.close
+    monkeypatch.setattr(journal._committer, "close", lambda done: slowly(close(done)))
+    monkeypatch.setattr(journal._reader, "_thread", slowly(journal._reader._thread))
+    await journal.close()
+    assert [thread.is_alive() for thread in slow] == [False, False]
+
+
 async def test_each_of_those_who_close_waits_until_it_is_closed(journal_file: Path) -> None:
     journal = await SqliteJournal.open(str(journal_file))
     await asyncio.gather(*(journal.append(replace(FIRST, stream=f"ex-{n}")) for n in range(9)))

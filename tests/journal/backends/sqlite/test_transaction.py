@@ -173,6 +173,14 @@ def test_only_what_readers_would_see_wakes_them(connection: sqlite3.Connection, 
 # What was written counts for the next checkpoint of the log.
 
 
+def test_an_append_counts_with_its_payloads_and_blobs(transaction: Transaction) -> None:
+    for number in range(1, 4):
+        events = tuple(NewEvent("Happened", bytes(1_000)) for _ in range(3))
+        blobs = (b"x" * 300, bytes(50_000))  # the second is packed
+        transaction.append(PreparedAppend(Append(f"ex-{number}", events, 0, RUNNING, blobs=blobs)))
+        assert 3_300 * number < transaction.size < 4_000 * number
+
+
 async def test_an_adoption_counts_with_its_payloads_and_blobs(transaction: Transaction) -> None:
     source = await open_journal("memory://")
     events = tuple(NewEvent("Happened", bytes(1_000)) for _ in range(5))
