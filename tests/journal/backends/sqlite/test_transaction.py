@@ -105,8 +105,12 @@ def test_a_group_is_written_as_if_each_of_it_were_alone(
     transaction.append(prepared("ex-2", 3, head=head("three"), claim=Claim("you", 30)))
     transaction.append(prepared("ex-1", 6, head=head("six")))
     assert states() == [("ex-1", "six", None), ("ex-2", "three", "you")]
+    transaction.append(prepared("ex-1", 7, head=head("seven")))
+    transaction.append(prepared("ex-1", 8, head=head("eight"), claim=Claim("they", 30)))
+    transaction.append(prepared("ex-1", 9, head=head("nine")))
+    assert states() == [("ex-1", "nine", "they"), ("ex-2", "three", "you")]
     versions = connection.execute("SELECT stream, max(version) FROM events GROUP BY stream")
-    assert versions.fetchall() == [(1, 7), (2, 4)]
+    assert versions.fetchall() == [(1, 10), (2, 4)]
 
 
 def test_nothing_is_appended_where_a_head_has_lost_its_events(
