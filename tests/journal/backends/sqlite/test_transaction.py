@@ -17,6 +17,8 @@ from journal import (
     HeadChange,
     Lease,
     NewEvent,
+    StaleLease,
+    WrongExpectedVersion,
     open_journal,
 )
 from journal.backends.sqlite import transaction as remembering
@@ -125,6 +127,48 @@ def test_nothing_is_appended_where_a_head_has_lost_its_events(
         with pytest.raises(CorruptJournal, match="a head and no events") as damage:
             transaction.append(prepared("ex-1", version))
         assert (damage.value.stream, damage.value.version) == ("ex-1", 1)
+
+
+def test_what_is_gathered_counts_for_what_comes_after_it_in_its_group(
+    transaction: Transaction,
+) -> None:
+    lease = held(transaction)
+    assert [renewed.stream for renewed in transaction.renew([lease], 60)] == ["ex-1"]
+    transaction.append(prepared("ex-1", 1, lease=lease))
+    transaction.release(lease)
+    with pytest.raises(StaleLease):
+        transaction.append(prepared("ex-1", 2, lease=lease))
+    transaction.append(prepared("ex-1", 2))
+    transaction.flush()
+
+
+def test_what_had_to_be_read_is_remembered_with_what_was_done_since(
+    ends: Ends, transaction: Transaction
+) -> None:
+    lease = held(transaction)
+    transaction.flush()
+    ends.forget()
+    assert transaction.append(prepared("ex-1", 1)).version == 2
+    assert transaction.append(prepared("ex-1", 2, lease=lease)).version == 3
+    transaction.flush()
+    ends.forget()
+    transaction.release(lease)
+    with pytest.raises(StaleLease):
+        transaction.append(prepared("ex-1", 3, lease=lease))
+    transaction.flush()
+
+
+async def test_a_stream_that_was_begun_in_the_group_is_not_adopted(
+    transaction: Transaction,
+) -> None:
+    source = await open_journal("memory://")
+    await source.append(Append("ex-1", (NewEvent("Happened", b"x"),), 0, RUNNING))
+    adoption = PreparedAdoption(Adoption(tuple(await source.read_stream("ex-1")), RUNNING))
+    await source.close()
+    transaction.append(prepared("ex-1"))
+    with pytest.raises(WrongExpectedVersion):
+        transaction.adopt(adoption)
+    transaction.flush()
 
 
 def test_streams_are_numbered_anew_after_another_has_written(
