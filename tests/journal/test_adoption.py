@@ -87,6 +87,15 @@ async def test_everything_but_the_positions_stays_as_it_was(journal: Journal) ->
     assert [each.stream for each in listed] == ["ex-1", "ex-0"]
 
 
+async def test_its_head_is_the_one_that_is_given(journal: Journal) -> None:
+    given = HeadChange("waiting", "ship", 7, parent="ex-0", summary=b"s", route="here")
+    await journal.adopt(Adoption(tuple(await recorded()), given))
+    head = await journal.head("ex-1")
+    assert head is not None
+    assert (head.state, head.name, head.due_at) == ("waiting", "ship", 7)
+    assert (head.parent, head.summary, head.route) == ("ex-0", b"s", "here")
+
+
 async def test_a_stream_of_one_event_is_a_whole_one(journal: Journal) -> None:
     source = await open_journal("memory://")
     await source.append(Append("ex-1", (NewEvent("A", b"1"),), 0, head=HEAD))
