@@ -1,5 +1,7 @@
 """What is refused before any stream is looked at."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -157,6 +159,12 @@ def test_only_plain_text_is_stored_as_a_type() -> None:
         check_adoption(Adoption((tagged,), HEAD))
     with pytest.raises(InvalidAppend, match="text is needed, not Tag"):
         check_append(Append("ex-1", (NewEvent(Tag("Happened"), b""),), 0, HEAD))
+
+
+@pytest.mark.parametrize("stream", [b"ex-1", Tag("ex-1"), 7, None])
+def test_only_plain_text_is_a_streams_name(stream: Any) -> None:
+    with pytest.raises(InvalidAppend, match="text is needed"):
+        check_append(Append(stream, (EVENT,), 0, HEAD))
 
 
 def test_a_damaged_chain_is_refused_with_its_place() -> None:
