@@ -5,7 +5,16 @@ import inspect
 import pytest
 
 import journal
-from journal import errors
+from journal import (
+    BlobNotFound,
+    CorruptJournal,
+    DamagedFile,
+    JournalError,
+    NewerSchema,
+    StaleLease,
+    WrongExpectedVersion,
+    errors,
+)
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
 
@@ -31,3 +40,51 @@ def test_errors_carry_their_facts() -> None:
     assert errors.BlobNotFound("ab").digest == "ab"
     newer = errors.NewerSchema("journal.db", 9, 4)
     assert (newer.location, newer.found, newer.supported) == ("journal.db", 9, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            WrongExpectedVersion("ex-1", 3, 5),
+            (
+                "stream 'ex-1' is at version 5, not 3: another writer appended first; "
+                "read the stream again and decide anew"
+            ),
+        ),
+        (
+            StaleLease("ex-1", 1, 2),
+            (
+                "the lease of epoch 1 on stream 'ex-1' is over (now at epoch 2): "
+                "another owner has taken it over; stop working on it"
+            ),
+        ),
+        (
+            BlobNotFound("00ff"),
+            "no blob has the digest 00ff; it was erased, or never written here",
+        ),
+        (
+            CorruptJournal("ex-1", 4, "the event is gone"),
+            (
+                "stream 'ex-1' is damaged at version 4: the event is gone; restore the journal "
+                "from a backup, or inspect it with `kitaru journal verify`"
+            ),
+        ),
+        (
+            DamagedFile("a.db", "it is cut"),
+            (
+                "the journal at a.db is damaged: it is cut; restore it from a backup, "
+                "or inspect it with `kitaru journal verify`"
+            ),
+        ),
+        (
+            NewerSchema("a.db", 9, 4),
+            (
+                "the journal at a.db has schema 9, and this version knows schemas up to 4: "
+                "use the version that wrote it, or a later one"
+            ),
+        ),
+    ],
+)
+def test_an_error_says_what_was_wrong_where_and_what_to_do(error: JournalError, said: str) -> None:
+    assert str(error) == said
