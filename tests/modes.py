@@ -102,32 +102,32 @@ def always_replay(patch: pytest.MonkeyPatch) -> None:
 
     But not while a checkpoint's body runs: it would run again.
     """
-    advance = AsyncRunner._advance
+    advance = AsyncRunner.advance
 
     def forget(self: Any) -> None:
         seen, self.mode_seen = getattr(self, "mode_seen", None), self.execution.version
         if seen in (None, self.execution.version) or not _is_quiet(self):
             advance(self)
             return
-        self._drop_body()
-        self._read_again()
+        self.drop_body()
+        self._ending._read_again()
 
-    patch.setattr(AsyncRunner, "_advance", forget)
+    patch.setattr(AsyncRunner, "advance", forget)
     _replay_sync_flows(patch)
 
 
 def _is_quiet(runner: Any) -> bool:
     """Whether nothing is under way that a new pass would do twice."""
     return not (
-        runner._stopped
-        or runner._ending
-        or runner._flushing
+        runner.state.stopped
+        or runner.state.ending
+        or runner.recording.flushing
         or runner._advancing
         or runner.loop is None
-        or runner.divergence is not None
-        or runner.running
-        or runner.looking_up
-        or runner.transactions
+        or runner.state.divergence is not None
+        or runner.attempts.running
+        or runner.lookups.looking_up
+        or runner.attempts.transactions
         or runner.execution.outbox
     )
 
@@ -172,7 +172,7 @@ def _replay_sync_flows(patch: pytest.MonkeyPatch) -> None:
 
 def steal_leases(patch: pytest.MonkeyPatch) -> None:
     """After each append the lease is somebody else's, who takes the execution over."""
-    advance = AsyncRunner._advance
+    advance = AsyncRunner.advance
     patch.setattr(kitaru.engine.worker, "RECOVERY_LIMIT", 1_000_000)
 
     def steal(self: Any) -> None:
@@ -184,7 +184,7 @@ def steal_leases(patch: pytest.MonkeyPatch) -> None:
         self.host._forget(self, None, None)
         self.host.loop.create_task(_take_over(self.host, self.execution))
 
-    patch.setattr(AsyncRunner, "_advance", steal)
+    patch.setattr(AsyncRunner, "advance", steal)
 
 
 async def _take_over(worker: Any, execution: Any) -> None:

@@ -26,7 +26,10 @@ from kitaru.domain.execution.events import (
     InputRejected,
 )
 from kitaru.domain.execution.state import ABSENT
+from kitaru.engine.async_pass import PassState
+from kitaru.engine.async_recording import Recording
 from kitaru.engine.async_runner import AsyncRunner
+from kitaru.engine.async_waits import Waits
 from kitaru.engine.calls import Call
 from kitaru.engine.codec import Codec
 from kitaru.engine.context import ExecutionSuspended
@@ -334,55 +337,81 @@ class RehearsedAsyncRunner(AsyncRunner):
     """Goes as far as the record, and says what it has come to."""
 
     def __init__(self, rehearsal: Rehearsal, loaded: Loaded, arguments: dict[str, Any]) -> None:
-        super().__init__(rehearsal, loaded, arguments)
         self._rehearsal = rehearsal
+        super().__init__(rehearsal, loaded, arguments)
         self.refuse_journal = rehearsal.refuse_journal
+
+    def _new_recording(self) -> Recording:
+        return RehearsedRecording(self.state, self._conclude)
+
+    def _new_waits(self) -> Waits:
+        return RehearsedWaits(self.state, self.recording, self._rehearsal)
 
     def _go_live(self) -> None:
         left = self._left_wait()
-        asked = self._asked_now()
+        asked = self.asked_now()
+        requested = self.state.requested
         if left is not None:
-            self.divergence = Mismatch(left, "passed_over", asked[0] if asked else None)
-            self._diverge(self.divergence)
+            mismatch = Mismatch(left, "passed_over", asked[0] if asked else None)
+            self.state.divergence = mismatch
+            self._diverge(mismatch)
         elif asked:
-            self._conclude(
-                AsksForMore(asked, frozenset(self.requested), frozenset(self._changed()))
-            )
+            self._conclude(AsksForMore(asked, frozenset(requested), frozenset(self._changed())))
         else:
             self._end_stuck()
 
     def _changed(self) -> list[str]:
-        calls = [each for each in self.requested.values() if isinstance(each, Call)]
+        calls = [each for each in self.state.requested.values() if isinstance(each, Call)]
         return [call.path for call in calls if _is_changed(call, self)]
 
     def _diverge(self, mismatch: Mismatch) -> None:
         self._rehearsal.parting = mismatch
         super()._diverge(mismatch)
 
-    def _flush(self) -> None:
-        batch, self.execution.outbox = self.execution.outbox, []
-        for outgoing in batch:
-            if isinstance(outgoing.event, End):
-                self._conclude(Ends(outgoing.event, frozenset(self.requested)))
-            elif isinstance(outgoing.event, ExecutionDiverged):
-                assert self.divergence is not None
-                self._conclude(Parts(self.divergence, outgoing.event))
-
     def _conclude(self, conclusion: Conclusion) -> None:
         self._rehearsal.conclude(conclusion)
         self.stop()
         self._rehearsal.over()
 
-    def _reject(self, wait: Wait, problem: str) -> None:
-        if wait.path not in self.history.kept:
-            self._rehearsal.conclude(self._rehearsal.rejection(wait.path, problem, wait.site))
-        super()._reject(wait, problem)
-
-    def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
-        pass
-
     def _report_unhandled(self, context: dict[str, Any]) -> None:
         pass
+
+
+class RehearsedRecording(Recording):
+    """Appends nothing: what would end the pass is what the rehearsal has come to."""
+
+    __slots__ = ("_conclude",)
+
+    def __init__(self, state: PassState, conclude: Callable[[Conclusion], None]) -> None:
+        super().__init__(state)
+        self._conclude = conclude
+
+    def flush(self) -> None:
+        batch, self.execution.outbox = self.execution.outbox, []
+        for outgoing in batch:
+            if isinstance(outgoing.event, End):
+                self._conclude(Ends(outgoing.event, frozenset(self.state.requested)))
+            elif isinstance(outgoing.event, ExecutionDiverged):
+                assert self.state.divergence is not None
+                self._conclude(Parts(self.state.divergence, outgoing.event))
+
+    def note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
+        pass
+
+
+class RehearsedWaits(Waits):
+    """Tells of an answer that the body would reject."""
+
+    __slots__ = ("_rehearsal",)
+
+    def __init__(self, state: PassState, recording: Recording, rehearsal: Rehearsal) -> None:
+        super().__init__(state, recording)
+        self._rehearsal = rehearsal
+
+    def reject(self, wait: Wait, problem: str) -> None:
+        if wait.path not in self.state.history.kept:
+            self._rehearsal.conclude(self._rehearsal.rejection(wait.path, problem, wait.site))
+        super().reject(wait, problem)
 
 
 class RehearsedSyncRunner(SyncRunner):
