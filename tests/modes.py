@@ -138,9 +138,9 @@ def _replay_sync_flows(patch: pytest.MonkeyPatch) -> None:
 
     def forget(self: Any, name: str, given_id: str | None) -> str:
         seen, self.mode_seen = getattr(self, "mode_seen", None), self.execution.version
-        quiet = all(future.settled for future in self.submitted) and not self.execution.outbox
-        if seen not in (None, self.execution.version) and quiet and not self._stopped:
-            self.mode_forgets = self._stopped = True
+        quiet = all(future.settled for future in self.state.submitted) and not self.execution.outbox
+        if seen not in (None, self.execution.version) and quiet and not self.state.stopped:
+            self.mode_forgets = self.state.stopped = True
             raise ExecutionSuspended
         return new_path(self, name, given_id)
 
@@ -154,12 +154,12 @@ def _replay_sync_flows(patch: pytest.MonkeyPatch) -> None:
             context.run(scope.set, FlowScope(self))
             result, error = context.run(self._run_body)
             if getattr(self, "mode_forgets", False) and not getattr(self, "mode_stopped", False):
-                self.mode_forgets = self._stopped = False
+                self.mode_forgets = self.state.stopped = False
             else:
                 event = self._settle(result, error)
                 if not isinstance(event, FlowAttemptFailed):
                     return event
-                self._sleep_until(event.retry_at)
+                self.resting.sleep_until(event.retry_at)
             self._next_pass()
 
     patch.setattr(SyncRunner, "new_path", forget)

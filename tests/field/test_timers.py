@@ -18,9 +18,9 @@ ran: list[str] = []
 @pytest.fixture(autouse=True)
 def _nothing_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     ran.clear()
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 0.02)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 0.02)
     monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 0.02)
-    monkeypatch.setattr("kitaru.engine.sync_runner.RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.sync_resting.RECHECK_SECONDS", 0.05)
     monkeypatch.setattr("kitaru.engine.async_waits.RECHECK_SECONDS", 0.05)
 
 
@@ -96,7 +96,7 @@ async def test_a_time_that_is_looked_at_again_does_not_pass_by_it(
     bench: Any, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A runner that holds on looks at the journal's clock several times before it is due."""
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 5.0)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 5.0)
     monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 5.0)
     handle = await body.aio.run(0.3)
     assert await bench.result(handle.exec_id, body) == ["before", "after"]

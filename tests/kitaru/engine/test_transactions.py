@@ -503,9 +503,7 @@ def test_a_cancel_between_a_commit_and_its_outcome_leaves_no_write_without_one(
         # Until the body has been given it, where that is not only after the outcome.
         while time.monotonic() < end and runner is not None:
             root = getattr(runner, "root", None)
-            state = getattr(runner, "state", None)
-            told = runner._cancel_delivered if state is None else state.cancel_delivered
-            if told and (root is None or root.done()):
+            if runner.state.cancel_delivered and (root is None or root.done()):
                 break
             time.sleep(0.001)
         return found
