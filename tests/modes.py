@@ -102,32 +102,32 @@ def always_replay(patch: pytest.MonkeyPatch) -> None:
 
     But not while a checkpoint's body runs: it would run again.
     """
-    advance = AsyncRunner._advance
+    advance = AsyncRunner.advance
 
     def forget(self: Any) -> None:
         seen, self.mode_seen = getattr(self, "mode_seen", None), self.execution.version
         if seen in (None, self.execution.version) or not _is_quiet(self):
             advance(self)
             return
-        self._drop_body()
-        self._read_again()
+        self.drop_body()
+        self._ending._read_again()
 
-    patch.setattr(AsyncRunner, "_advance", forget)
+    patch.setattr(AsyncRunner, "advance", forget)
     _replay_sync_flows(patch)
 
 
 def _is_quiet(runner: Any) -> bool:
     """Whether nothing is under way that a new pass would do twice."""
     return not (
-        runner._stopped
-        or runner._ending
-        or runner._flushing
+        runner.state.stopped
+        or runner.state.ending
+        or runner.recording.flushing
         or runner._advancing
         or runner.loop is None
-        or runner.divergence is not None
-        or runner.running
-        or runner.looking_up
-        or runner.transactions
+        or runner.state.divergence is not None
+        or runner.attempts.running
+        or runner.lookups.looking_up
+        or runner.attempts.transactions
         or runner.execution.outbox
     )
 
@@ -138,9 +138,9 @@ def _replay_sync_flows(patch: pytest.MonkeyPatch) -> None:
 
     def forget(self: Any, name: str, given_id: str | None) -> str:
         seen, self.mode_seen = getattr(self, "mode_seen", None), self.execution.version
-        quiet = all(future.settled for future in self.submitted) and not self.execution.outbox
-        if seen not in (None, self.execution.version) and quiet and not self._stopped:
-            self.mode_forgets = self._stopped = True
+        quiet = all(future.settled for future in self.state.submitted) and not self.execution.outbox
+        if seen not in (None, self.execution.version) and quiet and not self.state.stopped:
+            self.mode_forgets = self.state.stopped = True
             raise ExecutionSuspended
         return new_path(self, name, given_id)
 
@@ -154,12 +154,12 @@ def _replay_sync_flows(patch: pytest.MonkeyPatch) -> None:
             context.run(scope.set, FlowScope(self))
             result, error = context.run(self._run_body)
             if getattr(self, "mode_forgets", False) and not getattr(self, "mode_stopped", False):
-                self.mode_forgets = self._stopped = False
+                self.mode_forgets = self.state.stopped = False
             else:
                 event = self._settle(result, error)
                 if not isinstance(event, FlowAttemptFailed):
                     return event
-                self._sleep_until(event.retry_at)
+                self.resting.sleep_until(event.retry_at)
             self._next_pass()
 
     patch.setattr(SyncRunner, "new_path", forget)
@@ -172,7 +172,7 @@ def _replay_sync_flows(patch: pytest.MonkeyPatch) -> None:
 
 def steal_leases(patch: pytest.MonkeyPatch) -> None:
     """After each append the lease is somebody else's, who takes the execution over."""
-    advance = AsyncRunner._advance
+    advance = AsyncRunner.advance
     patch.setattr(kitaru.engine.worker, "RECOVERY_LIMIT", 1_000_000)
 
     def steal(self: Any) -> None:
@@ -184,7 +184,7 @@ def steal_leases(patch: pytest.MonkeyPatch) -> None:
         self.host._forget(self, None, None)
         self.host.loop.create_task(_take_over(self.host, self.execution))
 
-    patch.setattr(AsyncRunner, "_advance", steal)
+    patch.setattr(AsyncRunner, "advance", steal)
 
 
 async def _take_over(worker: Any, execution: Any) -> None:

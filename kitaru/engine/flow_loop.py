@@ -37,7 +37,7 @@ TIMEOUT = "timeout"
 
 
 class Timers(Protocol):
-    """Who keeps the loop's timers: the runner."""
+    """Who keeps the loop's timers: a part of the runner."""
 
     def timer_set(self, path: str, due_at: int, handle: asyncio.TimerHandle) -> None:
         """A timer was set by the call with this path, for an instant in microseconds.

@@ -26,7 +26,16 @@ from kitaru.domain.execution.events import (
     InputRejected,
 )
 from kitaru.domain.execution.state import ABSENT
+from kitaru.engine import (
+    async_pass,
+    async_recording,
+    async_waits,
+    sync_pass,
+    sync_recording,
+    sync_waits,
+)
 from kitaru.engine.async_runner import AsyncRunner
+from kitaru.engine.cache import ResultCache
 from kitaru.engine.calls import Call
 from kitaru.engine.codec import Codec
 from kitaru.engine.context import ExecutionSuspended
@@ -37,7 +46,11 @@ from kitaru.engine.history import History, Outcome, RecordedFact
 from kitaru.engine.runner import Loaded, Runner, Started
 from kitaru.engine.schema import convert_json
 from kitaru.engine.source import main_module_of
-from kitaru.engine.sync_runner import CallFuture, SyncRunner
+from kitaru.engine.sync_attempts import Attempts
+from kitaru.engine.sync_futures import CallFuture
+from kitaru.engine.sync_resting import Resting
+from kitaru.engine.sync_runner import SyncRunner
+from kitaru.engine.sync_submissions import Submissions
 from kitaru.engine.values import Blobs
 from kitaru.engine.waits import Wait
 from kitaru.errors import KitaruError
@@ -172,7 +185,7 @@ class Rehearsal:
         if runner is None:
             return 0
         order = [*runner.history.order]
-        requested = runner.requested if isinstance(runner, RehearsedSyncRunner) else ()
+        requested = runner.state.requested if isinstance(runner, RehearsedSyncRunner) else ()
         left = [outcome.version for outcome in order if outcome.event.path not in requested]
         return left[0] - 1 if left else self._facts[-1][0]
 
@@ -334,72 +347,157 @@ class RehearsedAsyncRunner(AsyncRunner):
     """Goes as far as the record, and says what it has come to."""
 
     def __init__(self, rehearsal: Rehearsal, loaded: Loaded, arguments: dict[str, Any]) -> None:
-        super().__init__(rehearsal, loaded, arguments)
         self._rehearsal = rehearsal
+        super().__init__(rehearsal, loaded, arguments)
         self.refuse_journal = rehearsal.refuse_journal
+
+    def _new_recording(self) -> async_recording.Recording:
+        return RehearsedAsyncRecording(self.state, self._conclude)
+
+    def _new_waits(self) -> async_waits.Waits:
+        return RehearsedAsyncWaits(self.state, self.recording, self._rehearsal)
 
     def _go_live(self) -> None:
         left = self._left_wait()
-        asked = self._asked_now()
+        asked = self.asked_now()
+        requested = self.state.requested
         if left is not None:
-            self.divergence = Mismatch(left, "passed_over", asked[0] if asked else None)
-            self._diverge(self.divergence)
+            mismatch = Mismatch(left, "passed_over", asked[0] if asked else None)
+            self.state.divergence = mismatch
+            self._diverge(mismatch)
         elif asked:
-            self._conclude(
-                AsksForMore(asked, frozenset(self.requested), frozenset(self._changed()))
-            )
+            self._conclude(AsksForMore(asked, frozenset(requested), frozenset(self._changed())))
         else:
             self._end_stuck()
 
     def _changed(self) -> list[str]:
-        calls = [each for each in self.requested.values() if isinstance(each, Call)]
+        calls = [each for each in self.state.requested.values() if isinstance(each, Call)]
         return [call.path for call in calls if _is_changed(call, self)]
 
     def _diverge(self, mismatch: Mismatch) -> None:
         self._rehearsal.parting = mismatch
         super()._diverge(mismatch)
 
-    def _flush(self) -> None:
-        batch, self.execution.outbox = self.execution.outbox, []
-        for outgoing in batch:
-            if isinstance(outgoing.event, End):
-                self._conclude(Ends(outgoing.event, frozenset(self.requested)))
-            elif isinstance(outgoing.event, ExecutionDiverged):
-                assert self.divergence is not None
-                self._conclude(Parts(self.divergence, outgoing.event))
-
     def _conclude(self, conclusion: Conclusion) -> None:
         self._rehearsal.conclude(conclusion)
         self.stop()
         self._rehearsal.over()
 
-    def _reject(self, wait: Wait, problem: str) -> None:
-        if wait.path not in self.history.kept:
-            self._rehearsal.conclude(self._rehearsal.rejection(wait.path, problem, wait.site))
-        super()._reject(wait, problem)
-
-    def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
-        pass
-
     def _report_unhandled(self, context: dict[str, Any]) -> None:
         pass
+
+
+class RehearsedAsyncRecording(async_recording.Recording):
+    """Appends nothing: what would end the pass is what the rehearsal has come to."""
+
+    __slots__ = ("_conclude",)
+
+    def __init__(self, state: async_pass.PassState, conclude: Callable[[Conclusion], None]) -> None:
+        super().__init__(state)
+        self._conclude = conclude
+
+    def flush(self) -> None:
+        batch, self.execution.outbox = self.execution.outbox, []
+        for outgoing in batch:
+            if isinstance(outgoing.event, End):
+                self._conclude(Ends(outgoing.event, frozenset(self.state.requested)))
+            elif isinstance(outgoing.event, ExecutionDiverged):
+                assert self.state.divergence is not None
+                self._conclude(Parts(self.state.divergence, outgoing.event))
+
+    def note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
+        pass
+
+
+class RehearsedAsyncWaits(async_waits.Waits):
+    """Tells of an answer that the body would reject."""
+
+    __slots__ = ("_rehearsal",)
+
+    def __init__(
+        self,
+        state: async_pass.PassState,
+        recording: async_recording.Recording,
+        rehearsal: Rehearsal,
+    ) -> None:
+        super().__init__(state, recording)
+        self._rehearsal = rehearsal
+
+    def reject(self, wait: Wait, problem: str) -> None:
+        if wait.path not in self.state.history.kept:
+            self._rehearsal.conclude(self._rehearsal.rejection(wait.path, problem, wait.site))
+        super().reject(wait, problem)
 
 
 class RehearsedSyncRunner(SyncRunner):
     """Goes as far as the record, and says what it has come to."""
 
     def __init__(self, rehearsal: Rehearsal, loaded: Loaded, arguments: dict[str, Any]) -> None:
-        super().__init__(rehearsal, loaded, arguments)
         self._rehearsal = rehearsal
+        super().__init__(rehearsal, loaded, arguments)
         self.refuse_journal = rehearsal.refuse_journal
         self._begun: list[Call] = []
         """The calls that would run now."""
 
-    def _tell_end(self, event: ExecutionEvent | None, error: Exception | None) -> None:
+    def _new_recording(self) -> sync_recording.Recording:
+        return RehearsedSyncRecording(self.state, self._rehearsal)
+
+    def _new_resting(self) -> Resting:
+        return RehearsedResting(self.state, self.recording, self.replay)
+
+    def _new_attempts(self, cache: ResultCache, has_processes: bool) -> Attempts:
+        return RehearsedAttempts(self.state, self.recording, self.resting, cache, has_processes)
+
+    def _new_submissions(self) -> Submissions:
+        return RehearsedSubmissions(
+            self.state, self.replay, self.deliveries, self.attempts, self._request_submitted
+        )
+
+    def _new_waits(self) -> sync_waits.Waits:
+        return RehearsedSyncWaits(
+            self.state,
+            self.recording,
+            self.replay,
+            self.deliveries,
+            self.resting,
+            self.submissions,
+        )
+
+    def tell_end(self, event: ExecutionEvent | None, error: Exception | None) -> None:
         if event is None and error is not None:
             self._rehearsal.conclude(self._rehearsal.stopped_by(error))
 
-    def _await(self, coroutine: Any) -> Any:
+    def would_run(self, call: Call) -> None:
+        """A call would run now."""
+        self._begun.append(call)
+
+    def leave(self, *asked: Asked) -> NoReturn:
+        """The body is blocked by something that is not recorded."""
+        state = self.state
+        for future in state.submitted:
+            recorded = state.history.log.get(future.call.path)
+            if recorded is not None and not future.settled:
+                self._rehearsal.conclude(_depends(future.call, recorded))
+        open_calls = [future.call.asked for future in state.submitted if not future.settled]
+        shown = [*asked, *(each for each in open_calls if each not in asked)]
+        changed = {call.path for call in self._begun if _is_changed(call, self)}
+        self._rehearsal.conclude(AsksForMore(shown, frozenset(state.requested), frozenset(changed)))
+        self.stop()
+        raise ExecutionSuspended
+
+    def diverge(self, mismatch: Mismatch) -> ExecutionSuspended:
+        self._rehearsal.parting = mismatch
+        return super().diverge(mismatch)
+
+
+class RehearsedSyncRecording(sync_recording.Recording):
+    """Appends nothing: what would end the pass is what the rehearsal has come to."""
+
+    def __init__(self, state: sync_pass.PassState, rehearsal: Rehearsal) -> None:
+        super().__init__(state)
+        self._rehearsal = rehearsal
+
+    def on_loop(self, coroutine: Any) -> Any:
         # It reads what is there already, so that it never has to wait.
         try:
             coroutine.send(None)
@@ -407,64 +505,68 @@ class RehearsedSyncRunner(SyncRunner):
             return done.value
         raise AssertionError("a rehearsal waits for nothing")
 
-    def _leave(self, *asked: Asked) -> NoReturn:
-        """The body is blocked by something that is not recorded."""
-        for future in self.submitted:
-            recorded = self.history.log.get(future.call.path)
-            if recorded is not None and not future.settled:
-                self._rehearsal.conclude(_depends(future.call, recorded))
-        open_calls = [future.call.asked for future in self.submitted if not future.settled]
-        shown = [*asked, *(each for each in open_calls if each not in asked)]
-        changed = {call.path for call in self._begun if _is_changed(call, self)}
-        self._rehearsal.conclude(AsksForMore(shown, frozenset(self.requested), frozenset(changed)))
-        self.stop()
+    def put_noted(self, event: ExecutionEvent, blobs: Blobs = (), seen: int | None = None) -> None:
+        assert isinstance(event, InputRejected)
+        self._rehearsal.conclude(self._rehearsal.rejection(event.path, event.problem))
+        self.state.driver.stop()
         raise ExecutionSuspended
 
-    def _attempts(
-        self, call: Call, _recorded: Callable[[Outcome], None], _pass_number: int
-    ) -> NoReturn:
-        self._begun.append(call)
-        self._leave(call.asked)
+    def record(self, event: ExecutionEvent, blobs: Blobs = ()) -> NoReturn:
+        if isinstance(event, ExecutionDiverged):
+            assert self.state.divergence is not None
+            self._rehearsal.conclude(Parts(self.state.divergence, event))
+        else:
+            assert isinstance(event, End)
+            self._rehearsal.conclude(Ends(event, frozenset(self.state.requested)))
+        self.state.driver.stop()
+        raise ExecutionSuspended
 
-    def _start(self, future: CallFuture) -> None:
-        self._begun.append(future.call)
+    def note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
+        pass
 
-    def _wait_until(self, ready: Callable[[], bool]) -> None:
-        if not (ready() or self._stopped or self._cancel_pending):
-            self._leave()
+
+class RehearsedResting(Resting):
+    """Blocks nobody."""
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        if not (ready() or self.state.stopped or self.state.cancel_pending):
+            _runner_of(self.state).leave()
+
+
+class RehearsedAttempts(Attempts):
+    """Runs nothing."""
+
+    def run(self, call: Call, _recorded: Callable[[Outcome], None], _pass_number: int) -> NoReturn:
+        runner = _runner_of(self.state)
+        runner.would_run(call)
+        runner.leave(call.asked)
+
+
+class RehearsedSubmissions(Submissions):
+    """Starts nothing."""
+
+    def start(self, future: CallFuture) -> None:
+        _runner_of(self.state).would_run(future.call)
+
+
+class RehearsedSyncWaits(sync_waits.Waits):
+    """Waits for nobody, and for no time."""
 
     def _await_answer(self, wait: Wait) -> NoReturn:
-        self._before_live(wait.asked)
-        self._deliver_cancel_before(None)
         self._leave(wait.asked)
 
     def _await_time(self, asked: Asked, _seconds: float) -> NoReturn:
-        self._before_live(asked)
-        self._deliver_cancel_before(None)
         self._leave(asked)
 
-    def _put_noted(self, event: ExecutionEvent, blobs: Blobs = (), seen: int | None = None) -> None:
-        assert isinstance(event, InputRejected)
-        self._rehearsal.conclude(self._rehearsal.rejection(event.path, event.problem))
-        self.stop()
-        raise ExecutionSuspended
+    def _leave(self, asked: Asked) -> NoReturn:
+        self._submissions.before_live(asked)
+        self._replay.deliver_cancel_before(None)
+        _runner_of(self.state).leave(asked)
 
-    def _diverge(self, mismatch: Mismatch) -> ExecutionSuspended:
-        self._rehearsal.parting = mismatch
-        return super()._diverge(mismatch)
 
-    def _record(self, event: ExecutionEvent, blobs: Blobs = ()) -> NoReturn:
-        if isinstance(event, ExecutionDiverged):
-            assert self.divergence is not None
-            self._rehearsal.conclude(Parts(self.divergence, event))
-        else:
-            assert isinstance(event, End)
-            self._rehearsal.conclude(Ends(event, frozenset(self.requested)))
-        self.stop()
-        raise ExecutionSuspended
-
-    def _note_changed_arguments(self, recorded: Outcome, call: Call) -> None:
-        pass
+def _runner_of(state: sync_pass.PassState) -> RehearsedSyncRunner:
+    assert isinstance(state.driver, RehearsedSyncRunner)
+    return state.driver
 
 
 def _is_changed(call: Call, runner: AsyncRunner | SyncRunner) -> bool:

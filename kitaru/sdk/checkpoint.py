@@ -18,7 +18,8 @@ from kitaru.engine.async_runner import AsyncRunner
 from kitaru.engine.calls import Call, call_site
 from kitaru.engine.context import FlowScope, flow_scope, scope
 from kitaru.engine.definitions import CheckpointDefinition
-from kitaru.engine.sync_runner import CallFuture, FutureLike, SyncRunner
+from kitaru.engine.sync_futures import CallFuture, FutureLike
+from kitaru.engine.sync_runner import SyncRunner
 from kitaru.engine.transactions import Database, path_of
 from kitaru.errors import (
     KitaruContextError,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from kitaru.engine.sync_runner import CallFuture, FutureLike, SyncRunner
+from kitaru.engine.sync_futures import CallFuture, FutureLike
 from kitaru.errors import KitaruUsageError
 from kitaru.sdk.checkpoint import CheckpointFuture
 
@@ -64,5 +64,4 @@ def _checked(futures: Iterable[Any], what: str) -> list[Any]:
 def _first(futures: list[CheckpointFuture[R]]) -> CheckpointFuture[R]:
     by_call: dict[int, CheckpointFuture[R]] = {id(each.call_future): each for each in futures}
     calls: list[CallFuture] = [each.call_future for each in futures]
-    runner: SyncRunner = calls[0].runner
-    return by_call[id(runner.first_of(calls))]
+    return by_call[id(calls[0].runner.first_of(calls))]

@@ -33,8 +33,8 @@ async def test_the_case_leaves_this_journal(
     if not case.cache:
         monkeypatch.setenv("KITARU_CACHE", "off")
     # Long enough that what is due at once is not let go of, short enough not to wait for.
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 0.05)
-    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 0.05)
     # Otherwise it would depend on the machine whether a lost attempt was seen to begin.
     noted_after = 0.01 if case.noted else 3600.0
     monkeypatch.setattr("kitaru.engine.worker.NOTED_AFTER_SECONDS", noted_after)

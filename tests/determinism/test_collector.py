@@ -135,7 +135,7 @@ async def drop_a_thousand(runtime: Runtime) -> None:
     exec_ids = [handle.exec_id for handle in handles]
     for exec_id in exec_ids:
         runner: Any = runtime.worker.runners[exec_id]
-        while len(runner.running) < 3:  # noqa: ASYNC110 - nothing tells when the bodies stand
+        while len(runner.attempts.running) < 3:  # noqa: ASYNC110 - nothing tells when the bodies stand
             await asyncio.sleep(0)
     before = await outcomes_of(runtime, exec_ids)
     for exec_id in random.Random(1).sample(exec_ids, BODIES):

@@ -18,10 +18,10 @@ ran: list[str] = []
 @pytest.fixture(autouse=True)
 def _nothing_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     ran.clear()
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 0.02)
-    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 0.02)
-    monkeypatch.setattr("kitaru.engine.sync_runner.RECHECK_SECONDS", 0.05)
-    monkeypatch.setattr("kitaru.engine.async_runner.RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 0.02)
+    monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 0.02)
+    monkeypatch.setattr("kitaru.engine.sync_resting.RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.async_waits.RECHECK_SECONDS", 0.05)
 
 
 @checkpoint
@@ -96,8 +96,8 @@ async def test_a_time_that_is_looked_at_again_does_not_pass_by_it(
     bench: Any, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A runner that holds on looks at the journal's clock several times before it is due."""
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 5.0)
-    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 5.0)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 5.0)
+    monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 5.0)
     handle = await body.aio.run(0.3)
     assert await bench.result(handle.exec_id, body) == ["before", "after"]
     recorded = await bench.recorded(handle.exec_id)
@@ -120,7 +120,7 @@ async def test_a_time_that_is_written_down_is_not_written_down_by_every_owner(
     bench: Any, faults: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sleep that many processes live to see does not make the journal longer with each."""
-    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 0.3)
     exec_id = (await two_sleepers.run(3)).exec_id
     for pass_ in (1, 2, 3, 4):
         async with asyncio.timeout(bench.DEADLINE_SECONDS):

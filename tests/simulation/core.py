@@ -511,7 +511,7 @@ class Rehearsal:
 
     def _lose(self, loop: SimulatedLoop, runner: AsyncRunner, chance: random.Random) -> None:
         """Its owner is dead: nothing of it goes on. One that had lost its lease would drop it."""
-        for transaction in list(runner.transactions.values()):
+        for transaction in list(runner.attempts.transactions.values()):
             transaction.abandon("its process is dead")
         if self.graveyard is None or chance.random() < DROPPED:
             with loop.running():

@@ -139,7 +139,7 @@ def simulated_loop(failed: Callable[[str], None], runners: list[Any]) -> Iterato
     finally:
         with loop.running():
             for runner in runners:
-                if not runner._stopped:
+                if not runner.state.stopped:
                     runner.stop()
         loop.abandon()
 

@@ -14,7 +14,7 @@ from journal import SqliteTransaction
 from journal.backends.in_memory import InMemoryJournal
 from journal.backends.sqlite.transaction import Transaction
 from kitaru.domain.execution.events import CheckpointCompleted
-from kitaru.engine.async_runner import AsyncRunner
+from kitaru.engine.async_recording import Recording
 from kitaru.engine.executions import OwnedExecution
 from kitaru.engine.history import History
 from kitaru.engine.worker import Worker
@@ -162,16 +162,16 @@ def _without_fencing(patch: pytest.MonkeyPatch) -> None:
 
 
 def _acknowledged_early(patch: pytest.MonkeyPatch) -> None:
-    appended: Any = AsyncRunner._appended
+    appended: Any = Recording._appended
 
     def forgiving(self: Any, result: Any, error: Any) -> None:
         if error is None:
             appended(self, result, error)
         else:
-            self._flushing = False
+            self.flushing = False
             self._batch = []
 
-    patch.setattr(AsyncRunner, "_appended", forgiving)
+    patch.setattr(Recording, "_appended", forgiving)
 
 
 def _released_leases(patch: pytest.MonkeyPatch) -> None:

@@ -345,7 +345,7 @@ class World:
         self.crash_points += len(unfinished)
         if len(unfinished) > 1:
             self.hit("owner killed with several executions")
-        if any(it.running for it in unfinished):
+        if any(it.attempts.running for it in unfinished):
             self.hit("owner killed in a body")
         if any(not it._live for it in unfinished):
             self.hit("owner killed while replaying")

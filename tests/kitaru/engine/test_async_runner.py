@@ -790,7 +790,7 @@ async def test_a_claim_that_was_under_way_when_it_began_does_not_cost_an_executi
     monkeypatch.setattr(journal, "claim", claim)
     answer.set()
     runner = worker.runners[handle.exec_id]
-    await bench.until(lambda: runner.execution.lease.epoch > epoch or runner._stopped)
+    await bench.until(lambda: runner.execution.lease.epoch > epoch or runner.state.stopped)
     held.set()
     assert await bench.result(handle.exec_id, three_steps) == ["a", "b", "c"]
     assert Counter(ran) == dict.fromkeys("abc", 1)
@@ -861,8 +861,8 @@ async def test_a_rejected_answer_does_not_make_a_wait_expire_twice(bench: Any) -
     while "InputRejected" not in await kinds():  # noqa: ASYNC110 - nothing tells it
         await asyncio.sleep(0)
     runner = bench.runtime.worker.runners[exec_id]
-    await bench.until(lambda: not runner._flushing)
-    (wait,) = runner.waits.values()
+    await bench.until(lambda: not runner.recording.flushing)
+    (wait,) = runner.waits.open.values()
     watching = [
         handle
         for handle in bench.runtime.loop._scheduled

@@ -306,8 +306,8 @@ def test_run_again_runs_it_once_more(body: Any) -> None:
 def test_an_answer_finds_a_parked_execution(
     body: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 0.05)
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 0.05)
     lost(body, "parked")
     eventually(lambda: executions.get("parked").owner is None)
     eventually(lambda: "parked" not in current_runtime().worker.runners)

@@ -27,7 +27,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.engine.codec import Codec
 from kitaru.engine.executions import stream_of
-from kitaru.engine.sync_runner import SyncRunner
+from kitaru.engine.sync_resting import Resting
 from kitaru.operations import executions
 from kitaru.operations.waits import give_input
 
@@ -650,17 +650,18 @@ async def test_an_answer_in_the_instant_of_a_recovery_is_not_asked_for_again(
     while not await asked():  # noqa: ASYNC110 - nothing tells it
         await asyncio.sleep(0)
     history = (await bench.recorded(handle.exec_id))[:2]
-    wait_for_lease = SyncRunner._wait_for_lease
+    wait_for_lease = Resting.wait_for_lease
 
     def answered_here(self: Any) -> None:
-        if self.exec_id == "recovered" and "answer" in self.history.waits:
+        state = self.state
+        if state.exec_id == "recovered" and "answer" in state.history.waits:
             # The body has found no answer yet, and is about to look what it has asked.
             bench.in_body(give_input(bench.runtime, "recovered", "answer", "yes"))
-            while "answer" not in self.history.log:
+            while "answer" not in state.history.log:
                 threading.Event().wait(0.001)
         wait_for_lease(self)
 
-    monkeypatch.setattr(SyncRunner, "_wait_for_lease", answered_here)
+    monkeypatch.setattr(Resting, "wait_for_lease", answered_here)
     await bench.crashed_after(asks_then_works, history, "recovered")
     assert await bench.result("recovered", asks_then_works) == ["yes", "after"]
     events = await bench.events("recovered")

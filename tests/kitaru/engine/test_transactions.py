@@ -503,7 +503,7 @@ def test_a_cancel_between_a_commit_and_its_outcome_leaves_no_write_without_one(
         # Until the body has been given it, where that is not only after the outcome.
         while time.monotonic() < end and runner is not None:
             root = getattr(runner, "root", None)
-            if runner._cancel_delivered and (root is None or root.done()):
+            if runner.state.cancel_delivered and (root is None or root.done()):
                 break
             time.sleep(0.001)
         return found

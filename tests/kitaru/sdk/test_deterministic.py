@@ -115,8 +115,8 @@ def test_a_sleep_goes_on_while_nobody_runs(
 def test_a_long_sleep_is_parked_and_cancelled_at_once(
     body: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 0.05)
-    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 0.05)
     executions = kitaru.KitaruClient().executions
     handle = body.run(365 * 86_400.0)
     eventually(lambda: executions.get(handle.exec_id).owner is None)
@@ -134,8 +134,8 @@ def test_a_long_sleep_is_parked_and_cancelled_at_once(
 def test_what_is_parked_goes_on_by_itself_when_it_is_due(
     body: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kitaru.engine.sync_runner.IDLE_SECONDS", 0.01)
-    monkeypatch.setattr("kitaru.engine.async_runner.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("kitaru.engine.sync_resting.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("kitaru.engine.async_resting.IDLE_SECONDS", 0.01)
     handle = body.run(0.5)
     executions = kitaru.KitaruClient().executions
     eventually(lambda: executions.get(handle.exec_id).owner is None)

@@ -132,7 +132,7 @@ def test_a_double_charge_shrinks_to_one_crash(tmp_path: Path) -> None:
             inputs=st.text(),
             faults=faults(Crash, LostNews, ClockJump),
             failures=tmp_path,
-            max_examples=200,
+            max_examples=2_000,
             **given,
         )
     kept = msgspec.json.decode(only_file(tmp_path).read_bytes(), type=Reproduction)
