@@ -75,7 +75,7 @@ def test_a_call_that_waits_for_its_next_attempt_is_tried_at_once(
     process: Process, place: Path
 ) -> None:
     (place / "patient.py").write_text(PATIENT)
-    exec_id = process("run", "patient.py:patient", "--timeout", "1").stdout.splitlines()[0]
+    exec_id = process("run", "patient.py:patient", "--timeout", "3").stdout.splitlines()[0]
     refused = process("executions", "retry", exec_id, "--call", "look")
     assert refused.returncode == 2
     assert "--call goes with --now" in refused.stderr
@@ -150,7 +150,7 @@ def asking() -> str:
 def asked(place: Path, process: Process) -> str:
     """An execution that waits and that nobody runs."""
     (place / "waiting.py").write_text(WAITING)
-    ran = process("run", "waiting.py:asking", "--timeout", "1")
+    ran = process("run", "waiting.py:asking", "--timeout", "3")
     exec_id = ran.stdout.splitlines()[0]
     assert f"kitaru executions input {exec_id} --wait 'go#1'" in ran.stderr
     return exec_id
@@ -162,7 +162,7 @@ def test_a_waiting_execution_is_answered_and_goes_on(asked: str, process: Proces
     answered = process("executions", "input", asked)
     assert answered.returncode == 0, answered.stderr
     assert "Wait go" in answered.stdout
-    resumed = process("executions", "resume", asked, "--timeout", "1")
+    resumed = process("executions", "resume", asked, "--timeout", "3")
     assert "Which one?" in resumed.stderr
     item = json.loads(process("executions", "get", asked, "-o", "json").stdout)["item"]
     (wait,) = item["pending_waits"]
@@ -182,7 +182,7 @@ def test_a_wait_is_aborted(asked: str, process: Process) -> None:
     assert early.returncode == 1
     assert "it waits for: go" in early.stderr
     process("executions", "input", asked, "--wait", "go")
-    process("executions", "resume", asked, "--timeout", "1")
+    process("executions", "resume", asked, "--timeout", "3")
     aborted = process("executions", "input", asked, "--abort", "--reason", "no need")
     assert aborted.returncode == 0, aborted.stderr
     assert "no need" in process("executions", "resume", asked).stdout.splitlines()[-1]
