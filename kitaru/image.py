@@ -89,11 +89,6 @@ class ImageSettings:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
-    @property
-    def is_given(self) -> bool:
-        """Whether any field is set."""
-        return self is not NO_IMAGE and bool(self.given())
-
     def masked(self) -> dict[str, Any]:
         """The fields that are set, fit to be shown: no secret's value is in it."""
         shown = self.given()

@@ -10,7 +10,7 @@ from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.events import FrozenOptions, SourceReference, StackReference
 from kitaru.domain.stack.decide import LOCAL
 from kitaru.errors import KitaruBackendError, KitaruError, KitaruUsageError
-from kitaru.image import ImageSettings
+from kitaru.image import NO_IMAGE, ImageSettings
 from kitaru.operations import executions, stacks
 from kitaru.settings import Origin
 from kitaru.stacks.images.fields import check_image
@@ -31,7 +31,7 @@ class Wanted(Struct, frozen=True):
     @property
     def is_local(self) -> bool:
         """Whether it is to run in this very process, and asks for nothing else."""
-        return self.stack == LOCAL and not self.image.is_given
+        return self.stack == LOCAL and (self.image is NO_IMAGE or not self.image.given())
 
 
 class Placement(Struct, frozen=True):
@@ -48,7 +48,7 @@ class Placement(Struct, frozen=True):
 
     def onto(self, options: FrozenOptions) -> FrozenOptions:
         """The options with what of this is written down."""
-        image = self.recorded if self.image.is_given else None
+        image = self.recorded if self.image.given() else None
         return replace(options, stack=self.stack, image=image)
 
 
