@@ -4,8 +4,7 @@ import asyncio
 import contextvars
 import functools
 import sqlite3
-import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -206,9 +205,9 @@ class Attempts:
         self.running[call.path] = call
         if definition.asynchronous and not definition.isolated and definition.transaction is None:
             body = self._body(call, context)
-            task = _begun(self._host.loop, attempt.run(body), context)
+            task = self._host.loop.create_task(attempt.run(body), context=context)
             if task.done():
-                # It was begun at once, and is over.
+                # The application's loop begins its tasks at once, and this one is over.
                 return
         else:
             if definition.transaction is None:
@@ -377,21 +376,6 @@ class Attempts:
         """Rolls back what is not committed, whatever runs still."""
         if self._transactions is not None:
             self._transactions.abandon_all(reason)
-
-
-def _begun(
-    loop: asyncio.AbstractEventLoop,
-    coroutine: Coroutine[Any, Any, None],
-    context: contextvars.Context,
-) -> "asyncio.Task[None]":
-    """The task that runs an async body: at once, where Python can do that.
-
-    That saves a pass of the loop for each checkpoint. An application that has a way of its own to
-    make tasks is asked for them.
-    """
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
-        return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
-    return loop.create_task(coroutine, context=context)
 
 
 async def _run_async(body: Callable[[], Any]) -> Any:

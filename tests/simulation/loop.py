@@ -26,8 +26,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._thread_id: int | None = threading.get_ident()
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._failed = failed
-        # So that the engine asks it for every task, and begins none by itself.
-        self.set_task_factory(_made)
         self.set_exception_handler(self._unhandled)
 
     def time(self) -> float:
@@ -144,10 +142,6 @@ def simulated_loop(failed: Callable[[str], None], runners: list[Any]) -> Iterato
                 if not runner.state.stopped:
                     runner.stop()
         loop.abandon()
-
-
-def _made(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
-    return asyncio.Task(coroutine, loop=loop, **options)
 
 
 def _ignore(_problem: str) -> None:
