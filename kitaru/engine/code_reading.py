@@ -193,7 +193,7 @@ class Source:
         linecache.checkcache(self.file)
         text = "".join(linecache.getlines(self.file))
         try:
-            return ast.parse(text) if text else None
+            return ast.parse(text) if text.strip() else None
         except (SyntaxError, ValueError, RecursionError):
             return None
 

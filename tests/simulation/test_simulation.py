@@ -27,6 +27,10 @@ from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
 
+# Nobody closes the bodies of a process that has died; some refuse the collector that finds them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.fixture(autouse=True)
 def _silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kitaru.engine.async_runner.report", lambda *_, **__: None)

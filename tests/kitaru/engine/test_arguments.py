@@ -1,6 +1,5 @@
 """Naming a call's arguments and spreading them out again is the call itself."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -54,13 +53,14 @@ def test_what_python_accepts_is_called_the_same(
 ) -> None:
     binder = Binder(function)
     try:
-        inspect.signature(function).bind(*args, **kwargs)
+        # The call itself: signature().bind() of Python 3.13.0 takes a name for what has none.
+        expected = function(*args, **kwargs)
     except TypeError:
         with pytest.raises(KitaruUsageError, match=function.__name__):
             binder.name_all(tuple(args), kwargs)
         return
     positionals, rest = binder.spread(binder.name_all(tuple(args), kwargs))
-    assert function(*positionals, **rest) == function(*args, **kwargs)
+    assert function(*positionals, **rest) == expected
 
 
 @given(a=st.integers(), b=st.integers())
