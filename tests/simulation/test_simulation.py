@@ -26,7 +26,6 @@ from tests.simulation.sometimes import SOMETIMES, Sometimes
 from tests.simulation.violation import Violation
 from tests.simulation.world import run_world
 
-
 # Nobody closes the bodies of a process that has died; some refuse the collector that finds them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
