@@ -16,7 +16,7 @@ from kitaru.errors import KitaruUsageError
 from kitaru.testing.bodies import Bodies, StandIn
 from kitaru.testing.errors import FlowBroken, NothingHappens, ReproductionUnusable
 from kitaru.testing.extra import needed
-from kitaru.testing.fault import AnyFault, code_of
+from kitaru.testing.fault import AnyFault, Reorder, code_of
 from kitaru.testing.rehearsal import Answers, Outcome, Run, is_flow
 from kitaru.testing.strategies import faults as drawn_faults
 from kitaru.testing.strategies import reached
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 FOLDER = Path(".kitaru") / "failures"
 FORMAT = 1
 BEYOND_THE_END = 3
-ADDED_AT_MOST = 3
-"""How many events a fault is taken to add to the journal."""
 """How many events beyond those of a run without faults a fault is drawn at: crashes add some."""
+ADDED_AT_MOST = 3
+"""How many events, or choices of an order, a fault is taken to add."""
 
 
 class Reproduction(Struct, frozen=True, kw_only=True):
@@ -181,7 +181,7 @@ class _Checking:
         """A failure with fewer faults, if there is one that hypothesis does not come to.
 
         It leaves out a fault or makes others earlier, one at a time. Where a fault adds events to
-        the journal, it takes both to be without it.
+        the journal, or a choice of an order, it takes both to be without it.
         """
         if not failed.faults:
             # It fails without any: there is no run to compare with.
@@ -222,6 +222,9 @@ class _Checking:
 
 
 def _earlier(fault: AnyFault, by: int) -> AnyFault:
+    if isinstance(fault, Reorder):
+        # What was left out had a choice of its own.
+        return Reorder(fault.picks[by:]) if len(fault.picks) > by else fault
     at = getattr(fault, "at", None)
     return fault if at is None or at <= by else msgspec.structs.replace(fault, at=at - by)
 

@@ -8,7 +8,12 @@ import pytest
 
 import kitaru
 from kitaru import checkpoint, flow
-from kitaru.domain.execution.events import ExecutionParked, TimerFired, TimerStarted
+from kitaru.domain.execution.events import (
+    ExecutionParked,
+    TimerFired,
+    TimerStarted,
+    WaitRequested,
+)
 from kitaru.operations import waits
 
 HOUR = 3_600_000_000
@@ -178,6 +183,10 @@ def asks() -> Any:
 async def test_a_deadline_goes_by_the_journals_clock(bench: Any, faults: Any) -> None:
     handle = await asks.aio.run()
     other = await asks.aio.run()
+    for asking in (handle, other):
+        # Its deadline goes by the clock as it stood then.
+        while not any(isinstance(it, WaitRequested) for it in await bench.events(asking.exec_id)):
+            await asyncio.sleep(0.001)
     for offset in (-HOUR, 900_000_000, -HOUR, 0):
         faults.offset_us = offset
         bench.runtime.worker.look_now()

@@ -157,6 +157,17 @@ def test_a_fault_whose_only_part_is_to_make_the_journal_longer_is_left_out() -> 
     assert checking.smaller(failed.value).faults == (Crash(2, late=True),)
 
 
+def test_what_is_left_out_takes_its_choice_of_an_order_along() -> None:
+    """A crash before two calls that run at once was a choice, too: the one after it is the first."""
+    scene = Scene(flows.depends_on_the_order, (2,), {}, {}, Bodies(), None, None, 5.0)
+    checking = _Checking(scene, None, None, same_outcome=True)
+    two = (Crash(1, late=True), Reorder((0, 1)))
+    with pytest.raises(_Failed) as failed:
+        checking._try(scene, two, checking._reference(scene))
+    assert failed.value.faults == two
+    assert checking.smaller(failed.value).faults == (Reorder((1,)),)
+
+
 def test_an_input_that_fails_without_any_fault_is_told_so(tmp_path: Path) -> None:
     def check(outcome: Outcome) -> None:
         assert outcome.value < 40
