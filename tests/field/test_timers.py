@@ -185,8 +185,7 @@ async def test_a_deadline_goes_by_the_journals_clock(bench: Any, faults: Any) ->
     other = await asks.aio.run()
     for asking in (handle, other):
         # Its deadline goes by the clock as it stood then.
-        while not any(isinstance(it, WaitRequested) for it in await bench.events(asking.exec_id)):
-            await asyncio.sleep(0.001)
+        await bench.is_recorded(asking.exec_id, WaitRequested)
     for offset in (-HOUR, 900_000_000, -HOUR, 0):
         faults.offset_us = offset
         bench.runtime.worker.look_now()

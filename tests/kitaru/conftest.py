@@ -229,6 +229,13 @@ class Bench:
             assert time.monotonic() < end, "no call is said to run"
             await asyncio.sleep(0.005)
 
+    async def is_recorded(self, exec_id: str, kind: type[ExecutionEvent]) -> None:
+        """Waits until there is an event of a kind."""
+        end = time.monotonic() + DEADLINE_SECONDS
+        while not any(isinstance(event, kind) for event in await self.events(exec_id)):
+            assert time.monotonic() < end, f"no {kind.__name__} is recorded"
+            await asyncio.sleep(0.001)
+
     async def until(self, holds: Any) -> None:
         """Waits until something is true."""
         end = time.monotonic() + DEADLINE_SECONDS

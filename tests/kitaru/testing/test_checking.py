@@ -158,7 +158,7 @@ def test_a_fault_whose_only_part_is_to_make_the_journal_longer_is_left_out() -> 
 
 
 def test_what_is_left_out_takes_its_choice_of_an_order_along() -> None:
-    """A crash before two calls that run at once was a choice, too: the one after it is the first."""
+    """A crash before calls that run at once took a choice: the next one is the first then."""
     scene = Scene(flows.depends_on_the_order, (2,), {}, {}, Bodies(), None, None, 5.0)
     checking = _Checking(scene, None, None, same_outcome=True)
     two = (Crash(1, late=True), Reorder((0, 1)))
