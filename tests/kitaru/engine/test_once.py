@@ -190,6 +190,21 @@ def test_the_start_is_durable_before_the_body_begins(body: Any) -> None:
     assert seen == [["execution_started", "checkpoint_started"]]
 
 
+@pytest.mark.parametrize("failing", range(2, 5))
+@pytest.mark.parametrize("body", BODIES)
+async def test_nothing_begins_whose_start_was_not_written(
+    body: Any, failing: int, bench: Any
+) -> None:
+    """Whichever append fails: of a charge that was made the journal says that it was begun."""
+    bench.faults.fail_at = failing
+    handle = await body.aio.run("order")
+    await bench.until(lambda: bench.faults.failed)
+    await bench.until(lambda: handle.exec_id not in bench.runtime.worker.runners)
+    events = await bench.events(handle.exec_id)
+    begun = [event for event in events if isinstance(event, CheckpointStarted) and event.once]
+    assert len(effects) <= len(begun)
+
+
 @pytest.mark.parametrize("body", BODIES)
 def test_a_crash_at_every_event_never_charges_twice(body: Any) -> None:
     handle = body.sync.run("order")
