@@ -35,7 +35,6 @@ from kitaru.engine import (
     sync_waits,
 )
 from kitaru.engine.async_runner import AsyncRunner
-from kitaru.engine.cache import ResultCache
 from kitaru.engine.calls import Call
 from kitaru.engine.codec import Codec
 from kitaru.engine.context import ExecutionSuspended
@@ -429,67 +428,6 @@ class RehearsedAsyncWaits(async_waits.Waits):
         super().reject(wait, problem)
 
 
-class RehearsedSyncRunner(SyncRunner):
-    """Goes as far as the record, and says what it has come to."""
-
-    def __init__(self, rehearsal: Rehearsal, loaded: Loaded, arguments: dict[str, Any]) -> None:
-        self._rehearsal = rehearsal
-        super().__init__(rehearsal, loaded, arguments)
-        self.refuse_journal = rehearsal.refuse_journal
-        self._begun: list[Call] = []
-        """The calls that would run now."""
-
-    def _new_recording(self) -> sync_recording.Recording:
-        return RehearsedSyncRecording(self.state, self._rehearsal)
-
-    def _new_resting(self) -> Resting:
-        return RehearsedResting(self.state, self.recording, self.replay)
-
-    def _new_attempts(self, cache: ResultCache, has_processes: bool) -> Attempts:
-        return RehearsedAttempts(self.state, self.recording, self.resting, cache, has_processes)
-
-    def _new_submissions(self) -> Submissions:
-        return RehearsedSubmissions(
-            self.state, self.replay, self.deliveries, self.attempts, self._request_submitted
-        )
-
-    def _new_waits(self) -> sync_waits.Waits:
-        return RehearsedSyncWaits(
-            self.state,
-            self.recording,
-            self.replay,
-            self.deliveries,
-            self.resting,
-            self.submissions,
-        )
-
-    def tell_end(self, event: ExecutionEvent | None, error: Exception | None) -> None:
-        if event is None and error is not None:
-            self._rehearsal.conclude(self._rehearsal.stopped_by(error))
-
-    def would_run(self, call: Call) -> None:
-        """A call would run now."""
-        self._begun.append(call)
-
-    def leave(self, *asked: Asked) -> NoReturn:
-        """The body is blocked by something that is not recorded."""
-        state = self.state
-        for future in state.submitted:
-            recorded = state.history.log.get(future.call.path)
-            if recorded is not None and not future.settled:
-                self._rehearsal.conclude(_depends(future.call, recorded))
-        open_calls = [future.call.asked for future in state.submitted if not future.settled]
-        shown = [*asked, *(each for each in open_calls if each not in asked)]
-        changed = {call.path for call in self._begun if _is_changed(call, self)}
-        self._rehearsal.conclude(AsksForMore(shown, frozenset(state.requested), frozenset(changed)))
-        self.stop()
-        raise ExecutionSuspended
-
-    def diverge(self, mismatch: Mismatch) -> ExecutionSuspended:
-        self._rehearsal.parting = mismatch
-        return super().diverge(mismatch)
-
-
 class RehearsedSyncRecording(sync_recording.Recording):
     """Appends nothing: what would end the pass is what the rehearsal has come to."""
 
@@ -562,6 +500,51 @@ class RehearsedSyncWaits(sync_waits.Waits):
         self._submissions.before_live(asked)
         self._replay.deliver_cancel_before(None)
         _runner_of(self.state).leave(asked)
+
+
+class RehearsedSyncRunner(SyncRunner):
+    """Goes as far as the record, and says what it has come to."""
+
+    resting_class = RehearsedResting
+    attempts_class = RehearsedAttempts
+    submissions_class = RehearsedSubmissions
+    waits_class = RehearsedSyncWaits
+
+    def __init__(self, rehearsal: Rehearsal, loaded: Loaded, arguments: dict[str, Any]) -> None:
+        self._rehearsal = rehearsal
+        super().__init__(rehearsal, loaded, arguments)
+        self.refuse_journal = rehearsal.refuse_journal
+        self._begun: list[Call] = []
+        """The calls that would run now."""
+
+    def _new_recording(self) -> sync_recording.Recording:
+        return RehearsedSyncRecording(self.state, self._rehearsal)
+
+    def tell_end(self, event: ExecutionEvent | None, error: Exception | None) -> None:
+        if event is None and error is not None:
+            self._rehearsal.conclude(self._rehearsal.stopped_by(error))
+
+    def would_run(self, call: Call) -> None:
+        """A call would run now."""
+        self._begun.append(call)
+
+    def leave(self, *asked: Asked) -> NoReturn:
+        """The body is blocked by something that is not recorded."""
+        state = self.state
+        for future in state.submitted:
+            recorded = state.history.log.get(future.call.path)
+            if recorded is not None and not future.settled:
+                self._rehearsal.conclude(_depends(future.call, recorded))
+        open_calls = [future.call.asked for future in state.submitted if not future.settled]
+        shown = [*asked, *(each for each in open_calls if each not in asked)]
+        changed = {call.path for call in self._begun if _is_changed(call, self)}
+        self._rehearsal.conclude(AsksForMore(shown, frozenset(state.requested), frozenset(changed)))
+        self.stop()
+        raise ExecutionSuspended
+
+    def diverge(self, mismatch: Mismatch) -> ExecutionSuspended:
+        self._rehearsal.parting = mismatch
+        return super().diverge(mismatch)
 
 
 def _runner_of(state: sync_pass.PassState) -> RehearsedSyncRunner:

@@ -53,49 +53,40 @@ class SyncRunner:
     says.
     """
 
+    # What a rehearsal has others of.
+    resting_class: type[Resting] = Resting
+    attempts_class: type[Attempts] = Attempts
+    submissions_class: type[Submissions] = Submissions
+    waits_class: type[Waits] = Waits
+
     def __init__(self, host: Host, loaded: Loaded, arguments: dict[str, Any]) -> None:
         self.host = host
         self.definition = loaded.definition
-        self.state = PassState(self, host, loaded)
-        self.execution = self.state.execution
-        self.exec_id = self.state.exec_id
+        self.state = state = PassState(self, host, loaded)
+        self.execution = state.execution
+        self.exec_id = state.exec_id
         self.seed = seed_of(loaded)
         self._arguments = arguments
         self._end_told = False
         self.recording = self._new_recording()
-        self.replay = Replay(self.state)
+        self.replay = Replay(state)
         self.deliveries = Deliveries(self.recording, loaded.main_module)
-        self.resting = self._new_resting()
-        self.attempts = self._new_attempts(ResultCache(loaded), isolates(loaded))
-        self.submissions = self._new_submissions()
-        self.waits = self._new_waits()
+        self.resting = resting = self.resting_class(state, self.recording, self.replay)
+        self.attempts = attempts = self.attempts_class(
+            state, self.recording, resting, ResultCache(loaded), isolates(loaded)
+        )
+        self.submissions = self.submissions_class(
+            state, self.replay, self.deliveries, attempts, self._request_submitted
+        )
+        self.waits = self.waits_class(
+            state, self.recording, self.replay, self.deliveries, resting, self.submissions
+        )
         self.execution.on_foreign = self._on_foreign
         self.execution.read_blocking = self.recording.read_blocking
         self._begin_pass()
 
     def _new_recording(self) -> Recording:
         return Recording(self.state)
-
-    def _new_resting(self) -> Resting:
-        return Resting(self.state, self.recording, self.replay)
-
-    def _new_attempts(self, cache: ResultCache, has_processes: bool) -> Attempts:
-        return Attempts(self.state, self.recording, self.resting, cache, has_processes)
-
-    def _new_submissions(self) -> Submissions:
-        return Submissions(
-            self.state, self.replay, self.deliveries, self.attempts, self._request_submitted
-        )
-
-    def _new_waits(self) -> Waits:
-        return Waits(
-            self.state,
-            self.recording,
-            self.replay,
-            self.deliveries,
-            self.resting,
-            self.submissions,
-        )
 
     def _begin_pass(self) -> None:
         self.names: dict[str, int] = {}
