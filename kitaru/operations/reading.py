@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct
 
-from journal import CorruptJournal, Head, HeadQuery, JournalError, RecordedEvent, open_reader
+from journal import (
+    BlobNotFound,
+    CorruptJournal,
+    Head,
+    HeadQuery,
+    JournalError,
+    RecordedEvent,
+    open_reader,
+)
 from kitaru import settings
+from kitaru.domain.deployment.events import VersionDeployed
 from kitaru.domain.execution.state import ExecutionState
 from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
 from kitaru.engine import deployments
-from kitaru.engine.upcasts import DamagedEvent, UnknownEvent
+from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_deployment_event
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 from kitaru.projections.executions import CATEGORY, execution_of, head_of, summary_of
 from kitaru.projections.timeline import TimelineEntry, timeline_of
@@ -277,8 +286,10 @@ def _heads(reader: "SqliteReader", only: str | None, category: str = CATEGORY) -
 
 
 def _fold_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
+    events = _events(reader, head)
+    yield from _blob_problems(reader, events)
     try:
-        rebuilt = head_of(_events(reader, head))
+        rebuilt = head_of(events)
     except UnknownEvent as error:
         yield Problem(head.stream, error.version, "newer", str(error))
         return
@@ -305,15 +316,38 @@ def _fold_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
             yield Problem(head.stream, head.version, "head", what)
 
 
-def _deployment_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
+def _blob_problems(reader: "SqliteReader", events: list[RecordedEvent]) -> Iterator[Problem]:
+    from kitaru.engine.history_file import blobs_named  # only `verify` needs it
+
+    for event in events:
+        for digest in blobs_named((event,)):
+            yield from _blob_problem(reader, event, digest)
+
+
+def _blob_problem(reader: "SqliteReader", event: RecordedEvent, digest: str) -> Iterator[Problem]:
     try:
-        state = deployments.state_of(_events(reader, head))
+        reader.get_blob(digest)
+    except BlobNotFound:
+        what = f"what is kept beside it, {digest}, is gone"
+        yield Problem(event.stream, event.version, "missing", what)
+    except CorruptJournal as error:
+        yield Problem(event.stream, event.version, "altered", error.what)
+
+
+def _deployment_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
+    events = _events(reader, head)
+    try:
+        state = deployments.state_of(events)
     except UnknownEvent as error:
         yield Problem(head.stream, error.version, "newer", str(error))
         return
     except DamagedEvent as error:
         yield Problem(head.stream, error.version, "unreadable", error.what)
         return
+    for event in events:
+        deployed = decode_deployment_event(event)
+        if isinstance(deployed, VersionDeployed):
+            yield from _blob_problem(reader, event, deployed.bundle)
     led_to = deployments.head_of(deployments.flow_of(head.stream), state)
     for name in ("state", "name", "summary"):
         if getattr(head, name) != getattr(led_to, name):

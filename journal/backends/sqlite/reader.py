@@ -23,6 +23,8 @@ _RAW_EVENTS = """
 SELECT version, position, type, schema, recorded_at, epoch, payload, previous_hash, hash,
     payload_digest FROM events WHERE stream = ? ORDER BY version
 """
+_INTEGRITY = "PRAGMA integrity_check(20)"
+"""What SQLite finds in pages and indexes, twenty findings at most; a row with `ok` when nothing."""
 _ORPHANS = """
 SELECT stream, min(version), count(*) FROM events
 WHERE stream NOT IN (SELECT id FROM heads) GROUP BY stream
@@ -142,6 +144,9 @@ class SqliteReader:
             for position, before in self._execute(_GAPS):
                 what = f"the events at the positions {before + 1} to {position - 1} are gone"
                 yield Finding("(unknown)", 0, "missing", what)
+            for (problem,) in self._execute(_INTEGRITY):
+                if problem != "ok":
+                    yield Finding("(database)", 0, "unreadable", problem)
         except (JournalError, sqlite3.Error) as error:
             yield Finding("(unknown)", 0, "unreadable", str(error))
 

@@ -262,8 +262,13 @@ async def test_the_journals_check_covers_deployments(
     connection = sqlite3.connect(tmp_path / "journal.db")
     connection.execute("UPDATE heads SET summary = '{\"latest\":9}' WHERE category = 'deployment'")
     connection.commit()
-    connection.close()
     with open_reader(str(tmp_path / "journal.db")) as reader:
         [problem] = reading.verify(reader).problems
     assert (problem.kind, problem.stream) == ("head", "deployment-plain")
     assert "summary" in problem.what
+    connection.execute("DELETE FROM blobs")
+    connection.commit()
+    connection.close()
+    with open_reader(str(tmp_path / "journal.db")) as reader:
+        bundle, _ = reading.verify(reader).problems
+    assert (bundle.kind, bundle.stream, bundle.version) == ("missing", "deployment-plain", 1)

@@ -21,6 +21,7 @@ from kitaru.domain.execution.events import (
 from kitaru.domain.execution.state import ABSENT, evolve
 from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.executions import head_of, new_event
+from kitaru.engine.values import stored
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 from kitaru.operations import reading
 from kitaru.status import ExecutionStatus
@@ -59,6 +60,7 @@ def write(
     *,
     extra: NewEvent | None = None,
     claim: Claim | None = None,
+    blobs: tuple[bytes, ...] = (),
 ) -> None:
     async def scenario() -> None:
         journal = await open_journal(str(file))
@@ -73,6 +75,7 @@ def write(
                 expected_version=0,
                 head=head_of(state),
                 claim=claim,
+                blobs=blobs,
             )
         )
         await journal.close()
@@ -218,6 +221,31 @@ def test_damage_is_found_and_named(three: Path, statement: str, kind: str) -> No
         if kind != "unreadable":
             assert kind in {problem.kind for problem in mine}
         assert mine
+        assert reading.verify(reader, "7777").is_sound
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("DELETE FROM blobs", "missing"),
+        ("UPDATE blobs SET data = x'00'", "altered"),
+        ("UPDATE blobs SET size = size + 1", "altered"),
+    ],
+)
+def test_a_value_beside_its_event_is_checked_too(file: Path, statement: str, kind: str) -> None:
+    value = b"5" * 40_000
+    result, blobs = stored(value)
+    large = CheckpointCompleted(path="f", name="f", attempt=1, result=result)
+    write(file, FIRST, [started("agent"), large], blobs=blobs)
+    write(file, THIRD, RUNNING)
+    with reading.opened_journal() as reader:
+        assert reading.verify(reader).is_sound
+    alter(file, statement)
+    with reading.opened_journal() as reader:
+        for only in (None, FIRST):
+            [problem] = reading.verify(reader, only).problems
+            assert problem.stream == f"execution-{FIRST}"
+            assert (problem.version, problem.kind) == (2, kind)
         assert reading.verify(reader, "7777").is_sound
 
 
