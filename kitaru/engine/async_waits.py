@@ -157,6 +157,9 @@ class Waits:
             if known is not None:
                 self._end_abandoned(wait)
             return
+        if wait.path in self.open:
+            # Its answer came in the replay, and is being rejected: that opens it again.
+            return
         self.open[wait.path] = wait
         if known is not None:
             wait.deadline_at = known.deadline_at

@@ -30,6 +30,7 @@ from kitaru.domain.execution.events import (
     ExecutionRecovered,
     FlowAttemptFailed,
     InputGiven,
+    InputRejected,
     TimerFired,
     WaitRequested,
 )
@@ -595,14 +596,29 @@ async def test_a_blob_that_cannot_be_read_now_is_no_error_of_the_checkpoint(benc
     assert not bench.faults.blob_reads_that_fail
 
 
+async def answered_with_a_number(bench: Any, exec_id: str, wait: str) -> None:
+    """Not through the operation, which would look at the answer first."""
+    recorded = await bench.recorded(exec_id)
+    given = InputGiven(path=wait, value=StoredValue(json=msgspec.Raw(b"17")))
+    await bench.runtime.journal.append(
+        Append(
+            stream=stream_of(exec_id),
+            events=(new_event(given),),
+            expected_version=len(recorded),
+            head=head_of(evolve(state_of(recorded), given)),
+        )
+    )
+
+
 @flow
 async def asks_beside_a_large_value() -> list[Any]:
     value, answer = await asyncio.gather(large("a", 100_000), kitaru.wait(schema=str, name="ask"))
     return [len(value), answer, await step(answer)]
 
 
+@pytest.mark.parametrize("does", [True, False], ids=["an answer that does", "one that does not"])
 async def test_an_answer_that_comes_while_a_blob_is_read_is_not_asked_for_again(
-    bench: Any,
+    bench: Any, does: bool
 ) -> None:
     """The wait was open when the body asked for it, and has its answer before anything is live."""
     handle = await asks_beside_a_large_value.run()
@@ -617,13 +633,19 @@ async def test_an_answer_that_comes_while_a_blob_is_read_is_not_asked_for_again(
 
     async def answered() -> None:
         bench.faults.before_blob_read = None
-        await give_input(bench.runtime, "crashed", "ask", "no")
+        if does:
+            await give_input(bench.runtime, "crashed", "ask", "no")
+        else:
+            await answered_with_a_number(bench, "crashed", "ask")
         await bench.until(
             lambda: bench.runtime.worker.runners["crashed"].execution.foreign_version > before
         )
 
     bench.faults.before_blob_read = answered
     await bench.crashed_after(asks_beside_a_large_value, history[:before], "crashed")
+    if not does:
+        await bench.is_recorded("crashed", InputRejected)
+        await give_input(bench.runtime, "crashed", "ask", "no")
     assert await bench.result("crashed", asks_beside_a_large_value) == [100_000, "no", "no"]
     events = await bench.events("crashed")
     assert sum(isinstance(event, WaitRequested) for event in events) == 1
@@ -847,17 +869,7 @@ async def test_a_rejected_answer_does_not_make_a_wait_expire_twice(bench: Any) -
 
     while "WaitRequested" not in await kinds():  # noqa: ASYNC110 - nothing tells it
         await asyncio.sleep(0)
-    recorded = await bench.recorded(exec_id)
-    # Not through the operation, which would look at the answer first.
-    given = InputGiven(path="wait", value=StoredValue(json=msgspec.Raw(b"17")))
-    await bench.runtime.journal.append(
-        Append(
-            stream=stream_of(exec_id),
-            events=(new_event(given),),
-            expected_version=len(recorded),
-            head=head_of(evolve(state_of(recorded), given)),
-        )
-    )
+    await answered_with_a_number(bench, exec_id, "wait")
     while "InputRejected" not in await kinds():  # noqa: ASYNC110 - nothing tells it
         await asyncio.sleep(0)
     runner = bench.runtime.worker.runners[exec_id]
