@@ -125,10 +125,8 @@ class Committer:
         with self._gate:
             if self._closed:
                 raise closed(self._path)
-            self._queue.append(_Batch(works, done))
-            self._outstanding += 1
-            self._ensure_thread()
-            self._gate.notify()
+            self._hand_to_writer(_Batch(works, done))
+        self._write_without_writer()
 
     def borrow(self) -> None:
         """Takes the lock: what is committed here waits until somebody calls `give_back`."""
@@ -178,15 +176,17 @@ class Committer:
                 self._lock.release()
 
     def close(self, done: Callable[[], None]) -> threading.Thread | None:
-        """Ends after what is queued; the thread that is returned calls `done` and ends itself."""
+        """Ends after what is queued; the thread that is returned calls `done` and ends itself.
+
+        None: it has ended. That is so when it was closed before, and where there is no writer.
+        """
         with self._gate:
             if self._closed:
                 return None
             self._closed = True
-            self._ensure_thread()
-            self._queue.append(_Batch((), done))
-            self._gate.notify()
-            return self._thread
+            self._hand_to_writer(_Batch((), done))
+        self._write_without_writer()
+        return self._thread
 
     def held(self) -> list[object]:
         """What a forked child must neither use nor close."""
@@ -198,27 +198,46 @@ class Committer:
 
     # The writer thread.
 
-    def _ensure_thread(self) -> None:
+    def _hand_to_writer(self, batch: _Batch) -> None:
+        """Queues a batch; with the gate held."""
+        self._queue.append(batch)
+        self._outstanding += 1
         if self._thread is None:
             # A daemon: a process that forgets to close must end nevertheless.
-            self._thread = threading.Thread(target=self._write, name="journal-writer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._write, name="journal-writer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # Since Python 3.12 none can be started while the interpreter shuts down.
+                return
+            self._thread = thread
+        self._gate.notify()
+
+    def _write_without_writer(self) -> None:
+        """Where no thread can be started, whoever brings work does it."""
+        while self._thread is None and self._queue:
+            self._write_queued()
 
     def _write(self) -> None:
-        while True:
+        ending = False
+        while not ending:
             with self._gate:
                 while not self._queue:
                     self._gate.wait()
-                batches = self._next_batches()
-                ending = self._closed and not self._queue
-            self._finish(batches, ending)
-            with self._gate:
-                self._outstanding -= len(batches)
-            while batches:
-                # Not kept until the next group comes: it may hold much that is done with.
-                batches.pop(0).done()
-            if ending:
-                return
+            ending = self._write_queued()
+
+    def _write_queued(self) -> bool:
+        """Commits what is queued; True when nothing can come after it."""
+        with self._gate:
+            batches = self._next_batches()
+            ending = self._closed and not self._queue
+        self._finish(batches, ending)
+        with self._gate:
+            self._outstanding -= len(batches)
+        while batches:
+            # Not kept until the next group comes: it may hold much that is done with.
+            batches.pop(0).done()
+        return ending
 
     def _next_batches(self) -> list[_Batch]:
         batches: list[_Batch] = []

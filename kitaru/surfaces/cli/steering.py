@@ -34,7 +34,10 @@ def resume(ctx: click.Context, exec_id: str, timeout: float | None) -> None:
     """Go on with an execution that nobody runs, here, and wait for its result."""
     from kitaru.sdk.client import KitaruClient
 
-    execution = KitaruClient().executions.resume(full_id(exec_id))
+    with reading.opened_journal() as reader:
+        # As it is before anything goes on, so that all of what then happens is told.
+        execution = reading.get(reader, exec_id)
+    KitaruClient().executions.resume(execution.exec_id)
     wait_here(ctx, execution, timeout)
 
 

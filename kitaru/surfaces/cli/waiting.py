@@ -18,7 +18,7 @@ from kitaru.errors import (
 )
 from kitaru.operations import reading
 from kitaru.projections.timeline import TimelineEntry, timeline_of
-from kitaru.projections.views import Execution
+from kitaru.projections.views import Execution, PendingWait
 from kitaru.sdk.client import KitaruClient
 from kitaru.status import ExecutionStatus
 from kitaru.surfaces.cli.commands import EXIT_INTERRUPTED, DivergedFailure, Failure
@@ -204,9 +204,13 @@ class Progress:
 def question_lines(execution: Execution) -> list[str]:
     """The answers that an execution waits for already, and how they are given."""
     return [
-        f"It waits for {escaped(wait.wait_id)}; {_how_to_answer(execution.exec_id, wait.wait_id)}"
+        f"It waits for {escaped(_asked(wait))}; {_how_to_answer(execution.exec_id, wait.wait_id)}"
         for wait in execution.pending_waits
     ]
+
+
+def _asked(wait: PendingWait) -> str:
+    return f"{wait.wait_id}: {wait.question}" if wait.question else wait.wait_id
 
 
 def review_lines(execution: Execution) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sqlite3
 import threading
 import time
@@ -29,6 +30,7 @@ from journal import (
     Lease,
     NewEvent,
     open_journal,
+    open_reader,
 )
 from journal.backends.sqlite import forking
 from journal.backends.sqlite import journal as module
@@ -487,3 +489,30 @@ async def test_a_callback_that_fails_is_told_with_what_it_was_for(journal_file: 
         for name, error in errors.items()
     ]
     await journal.close()
+
+
+async def test_without_a_thread_everything_is_written_and_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the interpreter shuts down: since Python 3.12 no thread can be started then."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    path = str(tmp_path / "journal.db")
+    journal = await open_journal(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        appends = [
+            Append(
+                f"ex-{n}", (NewEvent("Happened", b"payload"),), 0, HeadChange("running", "f", None)
+            )
+            for n in range(5)
+        ]
+        appended = await asyncio.gather(*map(journal.append, appends))
+        assert [each.version for each in appended] == [1] * 5
+        await asyncio.wait_for(journal.close(), 30)
+    assert sorted(os.listdir(tmp_path)) == ["journal.db"]
+    with open_reader(path) as reader:
+        assert len(reader.read_all()) == 5
+        assert not reader.verify()

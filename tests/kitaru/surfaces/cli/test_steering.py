@@ -164,6 +164,8 @@ def test_a_waiting_execution_is_answered_and_goes_on(asked: str, process: Proces
     assert "Wait go" in answered.stdout
     resumed = process("executions", "resume", asked, "--timeout", "3")
     assert "Which one?" in resumed.stderr
+    again = process("executions", "resume", asked, "--timeout", "0.2")
+    assert "It waits for answer#1: Which one?" in again.stderr
     item = json.loads(process("executions", "get", asked, "-o", "json").stdout)["item"]
     (wait,) = item["pending_waits"]
     assert (wait["wait_id"], wait["schema"]) == ("answer#1", {"type": "string"})
