@@ -17,7 +17,7 @@ import types
 import weakref
 from asyncio import events, futures
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, NoReturn, Protocol, TypeVarTuple
 
 from kitaru.engine.context import ExecutionSuspended
@@ -560,7 +560,7 @@ def _close_task(task: FlowTask) -> None:
         # instead, and the garbage collector would close it later, anywhere.
         innermost = standing.pop()
         # Handlers of a dropped body may raise anything; none of it has an effect any more.
-        with contextlib.suppress(BaseException):
+        with contextlib.suppress(BaseException), _as_current(task):
             task.context.run(innermost.close)
         if getattr(coroutine, "cr_frame", None) is None:
             return
@@ -568,6 +568,20 @@ def _close_task(task: FlowTask) -> None:
             # It has gone on to another await.
             standing = _standing(coroutine)
     _left_open.append(coroutine)
+
+
+@contextlib.contextmanager
+def _as_current(task: FlowTask) -> Iterator[None]:
+    """What handlers do happens in their task: asyncio.timeout() refuses to begin outside of one."""
+    loop = task.get_loop()
+    if asyncio.current_task(loop) is not None:
+        yield
+        return
+    asyncio._enter_task(loop, task)
+    try:
+        yield
+    finally:
+        asyncio._leave_task(loop, task)
 
 
 def _standing(coroutine: Any) -> list[Any]:

@@ -529,6 +529,36 @@ def test_coroutines_that_a_dropped_body_was_yet_to_await_are_no_mistake() -> Non
         gc.collect()
 
 
+def test_handlers_of_a_dropped_body_find_asyncio_as_it_was() -> None:
+    # Else asyncio.timeout() refuses to begin, since there is no task, and what asyncio.wait_for()
+    # was given is never awaited.
+    found: list[str] = []
+
+    async def tidy(what: str) -> None:
+        found.append(what)
+
+    async def branch(number: int) -> None:
+        task = asyncio.current_task()
+        try:
+            await asyncio.sleep(1_000)
+        finally:
+            assert asyncio.current_task() is task
+            async with asyncio.timeout(5):
+                await tidy(f"in {number}")
+            await asyncio.wait_for(tidy(f"out {number}"), 5)
+
+    async def body() -> None:
+        await asyncio.gather(branch(1), branch(2))
+
+    played = Played(body)
+    played.loop.drop()
+    assert asyncio.current_task(played.loop) is None
+    del played
+    gc.collect()
+    # On Python 3.11 wait_for() makes a task, which does not begin any more.
+    assert [it for it in found if it.startswith("in")] == ["in 2", "in 1"]
+
+
 def test_nothing_of_a_dropped_body_reaches_the_loop_that_drops_it() -> None:
     async def body() -> None:
         try:

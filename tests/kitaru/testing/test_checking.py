@@ -91,7 +91,8 @@ def test_each_kind_of_fault_comes_to_pass_and_changes_nothing(kind: Any, flow: A
         faults=faults(kind, most=8, events=15),
         answers={"approve": True},
         setup=flows.new_world,
-        max_examples=40,
+        # What a client writes is one event of fifteen: of 40 examples none hit it, once in 60 runs.
+        max_examples=160 if kind is LostNews else 40,
     )
     assert report.faults[kind.__name__] > 0
     assert set(report.faults) == {kind.__name__}
