@@ -33,15 +33,25 @@ class DaemonThreads:
             self._changed.notify_all()
 
     def submit(self, function: Callable[[], None]) -> None:
-        """Runs a function that does not raise, as soon as a thread is free."""
+        """Runs a function that does not raise, as soon as a thread is free.
+
+        Where no more threads can be started it waits for those that there are. Raises RuntimeError
+        when there is none; then it is not run.
+        """
         with self._changed:
             self._work.append(function)
             if self._idle >= len(self._work) or self._threads >= self._limit:
                 self._changed.notify()
                 return
-            self._threads += 1
-            name = f"{self._name}-{self._threads}"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+            name = f"{self._name}-{self._threads + 1}"
+            try:
+                threading.Thread(target=self._run, name=name, daemon=True).start()
+            except RuntimeError:
+                if self._threads == 0:
+                    self._work.pop()
+                    raise
+            else:
+                self._threads += 1
 
     def _run(self) -> None:
         while (function := self._next()) is not None:

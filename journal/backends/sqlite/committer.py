@@ -208,7 +208,7 @@ class Committer:
             try:
                 thread.start()
             except RuntimeError:
-                # Since Python 3.12 none can be started while the interpreter shuts down.
+                # The process may have no more; Python 3.12 starts none while it shuts down.
                 return
             self._thread = thread
         self._gate.notify()

@@ -372,7 +372,10 @@ class SqliteJournal:
 
 
 async def _off_the_loop(action: Callable[[], T]) -> T:
-    """Runs in a thread that ends with it: the loop's pool would stay behind."""
+    """Runs in a thread that ends with it: the loop's pool would stay behind.
+
+    Where no thread can be started (see `Committer`), it runs here.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -393,7 +396,11 @@ async def _off_the_loop(action: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(finish, value, failure)
 
-    threading.Thread(target=run, name="journal-opener", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="journal-opener", daemon=True).start()
+    except RuntimeError:
+        # There is none to be had: slower for the loop, and no reason to lose what it is for.
+        run()
     return await future
 
 

@@ -494,7 +494,7 @@ async def test_a_callback_that_fails_is_told_with_what_it_was_for(journal_file: 
 async def test_without_a_thread_everything_is_written_and_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As while the interpreter shuts down: since Python 3.12 no thread can be started then."""
+    """As while Python 3.12 shuts down, and as in a process at its limit."""
 
     def refused(_thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -509,10 +509,19 @@ async def test_without_a_thread_everything_is_written_and_closed_all_the_same(
             )
             for n in range(5)
         ]
+        appends.append(
+            Append(
+                "ex-large",
+                (NewEvent("Happened", b"payload"),),
+                0,
+                HeadChange("running", "f", None),
+                blobs=(b"large" * 100_000,),
+            )
+        )
         appended = await asyncio.gather(*map(journal.append, appends))
-        assert [each.version for each in appended] == [1] * 5
+        assert [each.version for each in appended] == [1] * 6
         await asyncio.wait_for(journal.close(), 30)
     assert sorted(os.listdir(tmp_path)) == ["journal.db"]
     with open_reader(path) as reader:
-        assert len(reader.read_all()) == 5
+        assert len(reader.read_all()) == 6
         assert not reader.verify()
