@@ -22,6 +22,7 @@ class DaemonThreads:
         self._name = name
         self._work: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
+        self._starting = threading.Lock()
         self._threads = 0
         self._idle = 0
         self._closed = False
@@ -38,20 +39,24 @@ class DaemonThreads:
         Where no more threads can be started it waits for those that there are. Raises RuntimeError
         when there is none; then it is not run.
         """
-        with self._changed:
-            self._work.append(function)
-            if self._idle >= len(self._work) or self._threads >= self._limit:
-                self._changed.notify()
-                return
-            name = f"{self._name}-{self._threads + 1}"
+        with self._starting:
+            with self._changed:
+                self._work.append(function)
+                if self._idle >= len(self._work) or self._threads >= self._limit:
+                    self._changed.notify()
+                    return
+                name = f"{self._name}-{self._threads + 1}"
             try:
+                # Not while `_changed` is held: the thread would stop before it has done anything.
                 threading.Thread(target=self._run, name=name, daemon=True).start()
             except RuntimeError:
-                if self._threads == 0:
-                    self._work.pop()
-                    raise
+                with self._changed:
+                    if self._threads == 0 and self._work:
+                        self._work.pop()
+                        raise
             else:
-                self._threads += 1
+                with self._changed:
+                    self._threads += 1
 
     def _run(self) -> None:
         while (function := self._next()) is not None:

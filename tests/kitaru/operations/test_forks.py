@@ -1134,8 +1134,9 @@ def dependent(start: int) -> list[int]:
     second = then.submit(first, 1)
     third = then.submit(second, other=first)
     winner = kitaru.wait_any([third, second])
+    last = third.result()
     parity("end", 0)
-    return [[third, second].index(winner), third.result()]
+    return [[third, second].index(winner), last]
 
 
 async def test_a_dependent_call_is_reused_where_its_new_arguments_are_the_old_ones() -> None:
