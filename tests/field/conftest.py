@@ -7,7 +7,15 @@ import pytest
 import kitaru
 from journal import Journal, open_journal
 from kitaru.bootstrap import current_runtime
-from tests.kitaru.conftest import Bench, Faults, FaultyJournal, bench, faults, gate
+from tests.kitaru.conftest import (
+    Bench,
+    Faults,
+    FaultyJournal,
+    bench,
+    faults,
+    gate,
+    threads_at_rest,
+)
 
 __all__ = ["bench", "deaf", "faults", "gate"]
 
@@ -31,4 +39,6 @@ async def deaf(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr("kitaru.engine.worker.NOTICE_ALL_SECONDS", 0.1)
     monkeypatch.setenv("KITARU_CACHE", "off")
     async with kitaru.runtime(journal="memory://", lease_seconds=1.0):
+        worker = current_runtime().worker
         yield Bench(current_runtime(), faults)
+    await threads_at_rest(worker)

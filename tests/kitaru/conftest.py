@@ -32,6 +32,7 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.engine.executions import head_of, state_of, stream_of
 from kitaru.engine.upcasts import decode_event
+from kitaru.engine.worker import Worker
 from kitaru.operations import executions
 
 DEADLINE_SECONDS = 30.0
@@ -263,7 +264,20 @@ async def bench(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     # These tests count what runs; what is reused has tests of its own.
     monkeypatch.setenv("KITARU_CACHE", "off")
     async with kitaru.runtime(journal="memory://"):
+        worker = current_runtime().worker
         yield Bench(current_runtime(), faults)
+    await threads_at_rest(worker)
+
+
+async def threads_at_rest(worker: Worker) -> None:
+    """What a worker's threads have begun is over, or has been given the time to be.
+
+    Else the next test would find what it leaves in the module's lists.
+    """
+    for _ in range(500):
+        if not worker._threads._threads and not worker._body_threads._threads:
+            return
+        await asyncio.sleep(0.001)
 
 
 @pytest.fixture

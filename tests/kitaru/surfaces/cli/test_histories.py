@@ -34,7 +34,8 @@ async def quick() -> str:
     return await fetch.aio("q")
 
 if __name__ == "__main__":
-    print(agent.run("a").exec_id, agent.run("a").wait(), quick.sync.run().wait())
+    first = agent.run("a")
+    print(first.exec_id, first.wait(), agent.run("a").wait(), quick.sync.run().wait())
 """
 
 
