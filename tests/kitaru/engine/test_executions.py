@@ -27,8 +27,11 @@ from journal import (
 from kitaru.domain.execution.events import (
     CancelRequested,
     CheckpointCompleted,
+    ExecutionCancelled,
     ExecutionCompleted,
+    ExecutionDiverged,
     ExecutionEvent,
+    ExecutionFailed,
     ExecutionParked,
     ExecutionStarted,
     FrozenOptions,
@@ -40,7 +43,7 @@ from kitaru.domain.execution.events import (
     WaitRequested,
 )
 from kitaru.domain.execution.state import ABSENT
-from kitaru.domain.values import StoredValue
+from kitaru.domain.values import ErrorData, StoredValue
 from kitaru.engine.executions import (
     CATEGORY,
     Foreign,
@@ -56,7 +59,7 @@ from kitaru.engine.executions import (
     stream_of,
 )
 from kitaru.engine.upcasts import UnknownEvent, decode_event
-from kitaru.status import ExecutionStatus
+from kitaru.status import ExecutionStatus, FailureOrigin
 
 NULL = StoredValue(json=Raw(b"null"))
 STARTED = ExecutionStarted(
@@ -305,6 +308,29 @@ async def test_the_lease_ends_in_the_append_that_lets_go(
     execution.put(Outgoing(done("too late")))
     with pytest.raises(StaleLease):
         await execution.flush()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ExecutionCompleted(result=NULL),
+        ExecutionFailed(error=ErrorData(type="ValueError", message="no"), origin=FailureOrigin.USER_CODE),
+        ExecutionCancelled(reason="enough"),
+        ExecutionDiverged(report="another", facts=Raw(b"{}")),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+async def test_what_has_ended_is_due_no_more_and_nobody_takes_it_up(
+    journal: Journal, event: ExecutionEvent
+) -> None:
+    execution = await started(journal)
+    execution.put(Outgoing(event))
+    await execution.flush()
+    head = await journal.head(STREAM)
+    assert head is not None
+    assert (head.due_at, head.owner) == (None, None)
+    query = ClaimQuery(category=CATEGORY, names=None, claim=Claim("another", 60))
+    assert await journal.claim(query) == []
 
 
 async def test_an_execution_to_which_something_happens_is_not_parked(journal: Journal) -> None:
