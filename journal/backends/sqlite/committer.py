@@ -231,6 +231,9 @@ class Committer:
         with self._gate:
             batches = self._next_batches()
             ending = self._closed and not self._queue
+        if not batches:
+            # Another that has no writer was faster; it ends what there is to end.
+            return False
         self._finish(batches, ending)
         with self._gate:
             self._outstanding -= len(batches)

@@ -16,6 +16,7 @@ from journal import (
     Appended,
     Claim,
     ClaimQuery,
+    Head,
     Journal,
     JournalUnavailable,
     NewEvent,
@@ -141,6 +142,15 @@ async def flushed(execution: OwnedExecution) -> None:
         execution.flush_blocking()
     else:
         await execution.flush()
+
+
+async def head_after(journal: Journal, execution: OwnedExecution, event: ExecutionEvent) -> Head:
+    """What the journal says of an execution to which this has happened."""
+    execution.put(Outgoing(event))
+    await execution.flush()
+    head = await journal.head(STREAM)
+    assert head is not None
+    return head
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -300,10 +310,7 @@ async def test_the_lease_ends_in_the_append_that_lets_go(
     journal: Journal, event: ExecutionEvent, state: ExecutionStatus
 ) -> None:
     execution = await started(journal)
-    execution.put(Outgoing(event))
-    await execution.flush()
-    head = await journal.head(STREAM)
-    assert head is not None
+    head = await head_after(journal, execution, event)
     assert (head.state, head.owner) == (state.value, None)
     execution.put(Outgoing(done("too late")))
     with pytest.raises(StaleLease):
@@ -314,7 +321,9 @@ async def test_the_lease_ends_in_the_append_that_lets_go(
     "event",
     [
         ExecutionCompleted(result=NULL),
-        ExecutionFailed(error=ErrorData(type="ValueError", message="no"), origin=FailureOrigin.USER_CODE),
+        ExecutionFailed(
+            error=ErrorData(type="ValueError", message="no"), origin=FailureOrigin.USER_CODE
+        ),
         ExecutionCancelled(reason="enough"),
         ExecutionDiverged(report="another", facts=Raw(b"{}")),
     ],
@@ -323,11 +332,7 @@ async def test_the_lease_ends_in_the_append_that_lets_go(
 async def test_what_has_ended_is_due_no_more_and_nobody_takes_it_up(
     journal: Journal, event: ExecutionEvent
 ) -> None:
-    execution = await started(journal)
-    execution.put(Outgoing(event))
-    await execution.flush()
-    head = await journal.head(STREAM)
-    assert head is not None
+    head = await head_after(journal, await started(journal), event)
     assert (head.due_at, head.owner) == (None, None)
     query = ClaimQuery(category=CATEGORY, names=None, claim=Claim("another", 60))
     assert await journal.claim(query) == []
