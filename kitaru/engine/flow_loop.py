@@ -554,7 +554,13 @@ def _close_task(task: FlowTask) -> None:
     if coroutine is None:
         return
     _close_unawaited(coroutine, set())
-    standing = _standing(coroutine)
+    _close_chain(task, coroutine)
+
+
+def _close_chain(task: FlowTask, outermost: Any) -> None:
+    """Closes what stands in one another, up to this, in the task to which it belongs."""
+    passed: list[types.AsyncGeneratorType[Any, Any]] = []
+    standing = _standing(outermost, passed)
     for _ in range(CLOSING_TRIES):
         # From the inside: one that goes on to another await would be lost if its caller were closed
         # instead, and the garbage collector would close it later, anywhere.
@@ -562,12 +568,19 @@ def _close_task(task: FlowTask) -> None:
         # Handlers of a dropped body may raise anything; none of it has an effect any more.
         with contextlib.suppress(BaseException), _as_current(task):
             task.context.run(innermost.close)
-        if getattr(coroutine, "cr_frame", None) is None:
-            return
+        if getattr(outermost, "cr_frame", None) is None:
+            break
         if not standing or getattr(innermost, "cr_frame", None) is not None:
             # It has gone on to another await.
-            standing = _standing(coroutine)
-    _left_open.append(coroutine)
+            standing = _standing(outermost, passed)
+    else:
+        _left_open.append(outermost)
+    for generator in passed:
+        # Since Python 3.13 closing what awaits a generator closes that, too: its handlers may have
+        # gone on to another await, where nobody is left who stands in it.
+        awaited = generator.ag_await
+        if isinstance(awaited, types.CoroutineType) and awaited.cr_frame is not None:
+            _close_chain(task, awaited)
 
 
 @contextlib.contextmanager
@@ -584,8 +597,11 @@ def _as_current(task: FlowTask) -> Iterator[None]:
         asyncio._leave_task(loop, task)
 
 
-def _standing(coroutine: Any) -> list[Any]:
-    """The coroutines, not yet closed, in which this one stands, from itself to the innermost."""
+def _standing(coroutine: Any, passed: list[types.AsyncGeneratorType[Any, Any]]) -> list[Any]:
+    """The coroutines, not yet closed, in which this one stands, from itself to the innermost.
+
+    The async generators on the way are added to `passed`.
+    """
     found, here = [coroutine], coroutine
     while here is not None:
         if isinstance(here, types.CoroutineType):
@@ -595,6 +611,8 @@ def _standing(coroutine: Any) -> list[Any]:
                 found.append(here)
             here = here.cr_await
         elif isinstance(here, types.AsyncGeneratorType):
+            if here not in passed:
+                passed.append(here)
             here = here.ag_await
         else:
             # What an async generator is awaited by.

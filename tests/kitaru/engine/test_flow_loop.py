@@ -598,6 +598,43 @@ def test_async_generators_of_a_dropped_body_do_not_go_on() -> None:
     assert said == []
 
 
+def test_nothing_is_left_of_a_dropped_generator_for_the_collector_to_run() -> None:
+    said: list[str] = []
+    unraisable: list[object] = []
+
+    async def tidy() -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            said.append("tidied")
+
+    async def items() -> AsyncGenerator[int, None]:
+        try:
+            await asyncio.sleep(1_000)
+            yield 1
+        finally:
+            try:
+                await tidy()
+            finally:
+                await tidy()
+
+    async def body() -> None:
+        async for _ in items():
+            pass
+
+    played = Played(body)
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable.append
+    try:
+        played.loop.drop()
+        until_dropped = list(said)
+        del played
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    assert unraisable == []
+    assert said == until_dropped
+
+
 def test_a_suspension_that_is_caught_does_not_spread() -> None:
     async def body() -> None:
         try:
