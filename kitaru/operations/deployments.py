@@ -47,6 +47,7 @@ from kitaru.engine.projects import defines_flow
 from kitaru.engine.values import Blobs
 from kitaru.errors import (
     KitaruBackendError,
+    KitaruDeploymentInputValuesError,
     KitaruDeploymentNotFoundError,
     KitaruUsageError,
 )
@@ -194,9 +195,22 @@ async def invoke(runtime: Runtime, exec_id: str, invocation: Invocation) -> None
     """
     pool = runtime.pool
     known = await _deployments(runtime, invocation.flow)
+    event = None
+    if invocation.idempotency_key is not None:
+        event = await _started_before(runtime, exec_id, invocation, known)
+    if event is None:
+        event = await _start(runtime, exec_id, invocation, known)
+    if event.options.stack is None:
+        pool.look_now()
+    else:
+        await executions.wake_runners(runtime)
+
+
+async def _start(
+    runtime: Runtime, exec_id: str, invocation: Invocation, known: Deployments
+) -> ExecutionStarted:
     version = version_of(known.state, invocation.flow, invocation.version, invocation.tag)
-    facts, _ = known.facts[version]
-    event, blobs = await _started(runtime, invocation, facts)
+    event, blobs = await _started(runtime, invocation, known.facts[version][0])
     (event,) = decide_execution(ABSENT, Start(event))  # type: ignore[assignment]
     append = Append(
         stream=engine.stream_of(exec_id),
@@ -208,13 +222,53 @@ async def invoke(runtime: Runtime, exec_id: str, invocation: Invocation) -> None
     try:
         await runtime.journal.append(append)
     except (WrongExpectedVersion, StaleLease):
-        await executions.check_same_start(runtime, exec_id, event, blobs)
+        # Another one with the same key was faster, perhaps with another version.
+        before = await _started_before(runtime, exec_id, invocation, known)
+        assert before is not None
+        return before
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
-    if event.options.stack is None:
-        pool.look_now()
-    else:
-        await executions.wake_runners(runtime)
+    return event
+
+
+async def _started_before(
+    runtime: Runtime, exec_id: str, invocation: Invocation, known: Deployments
+) -> ExecutionStarted | None:
+    """The start that the invocation's key has led to before; None: none has.
+
+    Whoever asks again may find that the tag leads to another version by now: what the first start
+    left to its version is compared with what that version has. Raises KitaruStateError when
+    something else was asked for under the key.
+    """
+    first = await executions.first_start(runtime, exec_id)
+    if first is None:
+        return None
+    facts = _facts_of(first, invocation, known)
+    try:
+        event, blobs = await _started(runtime, invocation, facts)
+    except KitaruDeploymentInputValuesError as error:
+        raise executions.key_taken(
+            first.idempotency_key, invocation.flow, exec_id, f"with other inputs. {error}"
+        ) from error
+    await executions.check_same_start(runtime, exec_id, event, blobs)
+    if invocation.version not in (None, facts.version):
+        raise executions.key_taken(
+            first.idempotency_key, invocation.flow, exec_id, f"on version {facts.version}."
+        )
+    return first
+
+
+def _facts_of(
+    first: ExecutionStarted, invocation: Invocation, known: Deployments
+) -> VersionDeployed:
+    """What was deployed as the version that an execution was started on.
+
+    One that no version of here was started on is compared with the version that is asked for.
+    """
+    version = None if first.deployment is None else first.deployment.version
+    if version is None or version not in known.facts:
+        version = version_of(known.state, invocation.flow, invocation.version, invocation.tag)
+    return known.facts[version][0]
 
 
 async def _started(

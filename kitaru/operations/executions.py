@@ -237,6 +237,17 @@ def _run_started(
     runtime.worker.run(Loaded(prepared.definition, execution, facts), prepared.arguments, asked_at)
 
 
+async def first_start(runtime: Runtime, exec_id: str) -> ExecutionStarted | None:
+    """How an execution began; None: there is none of this id. Raises KitaruBackendError."""
+    try:
+        recorded = await runtime.journal.read_stream(stream_of(exec_id), limit=1)
+        first = decode_event(recorded[0]) if recorded else None
+    except JournalError as error:
+        raise KitaruBackendError(str(error)) from error
+    assert first is None or isinstance(first, ExecutionStarted)
+    return first
+
+
 async def check_same_start(
     runtime: Runtime, exec_id: str, event: ExecutionStarted, blobs: tuple[bytes, ...]
 ) -> None:
@@ -244,19 +255,22 @@ async def check_same_start(
 
     `event` is what was about to be started, `blobs` what goes with it. Raises KitaruStateError.
     """
+    first = await first_start(runtime, exec_id)
+    assert first is not None
     try:
-        recorded = await runtime.journal.read_stream(stream_of(exec_id), limit=1)
-        first = decode_event(recorded[0])
-        assert isinstance(first, ExecutionStarted)
         conflict = await _conflict(runtime, first, event, blobs)
     except JournalError as error:
         raise KitaruBackendError(str(error)) from error
     if conflict:
-        raise KitaruStateError(
-            f"The idempotency key {event.idempotency_key!r} of flow {event.flow!r} belongs to "
-            f"execution {exec_id}, which was started {conflict}\n"
-            "Use another key, or ask for the same."
-        )
+        raise key_taken(event.idempotency_key, event.flow, exec_id, conflict)
+
+
+def key_taken(key: str | None, flow: str, exec_id: str, how: str) -> KitaruStateError:
+    """That an idempotency key belongs to an execution which was started otherwise: `how`."""
+    return KitaruStateError(
+        f"The idempotency key {key!r} of flow {flow!r} belongs to execution {exec_id}, which was "
+        f"started {how}\nUse another key, or ask for the same."
+    )
 
 
 async def _conflict(

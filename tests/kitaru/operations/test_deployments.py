@@ -9,13 +9,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from journal import open_reader
+from journal import Append, open_reader
 from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.events import ExecutionStarted, FrozenOptions
+from kitaru.domain.execution.state import ABSENT
 from kitaru.engine.bundles import NotBundled
 from kitaru.engine.deployments import stream_of as deployment_stream
-from kitaru.engine.executions import stream_of
+from kitaru.engine.executions import fold, head_of, new_event, stream_of
 from kitaru.engine.source import load_target
 from kitaru.engine.upcasts import decode_event
 from kitaru.errors import (
@@ -195,6 +197,54 @@ async def test_a_key_starts_one_execution(runtime: Any, project: Path) -> None:
     with pytest.raises(KitaruStateError, match=r"with other arguments"):
         await deployments.invoke(runtime, "e1", other)
     assert len(await runtime.journal.read_stream(stream_of("e1"))) == 1
+
+
+async def test_a_key_finds_its_execution_when_its_tag_leads_to_another_version(
+    runtime: Any, project: Path
+) -> None:
+    await deploy(runtime, project, "agent", "u", 1)
+    asked = Invocation(flow="agent", inputs={"url": "v"}, idempotency_key="k")
+    await deployments.invoke(runtime, "e1", asked)
+    moved = await asyncio.to_thread(project.rename, project.with_stem(f"{project.stem}_next"))
+    await asyncio.to_thread(
+        moved.write_text, PROGRAM.replace("url: str, ", "").replace("url * ", "'u' * ")
+    )
+    await deploy(runtime, moved, "agent", 2)
+
+    await deployments.invoke(runtime, "e1", asked)
+    assert len(await runtime.journal.read_stream(stream_of("e1"))) == 1
+    one = Invocation(flow="agent", inputs={"url": "v"}, version=1, idempotency_key="k")
+    await deployments.invoke(runtime, "e1", one)
+    for inputs, version, told in (
+        ({"url": "w"}, None, r"other arguments:\n  arguments.url: 'v' was recorded, now 'w'"),
+        ({"count": 2}, None, r"arguments.count: 1 was recorded, now 2"),
+        ({"lang": "de"}, None, r"with other inputs. Version 1 of 'agent'.*'lang'"),
+        ({"url": "v"}, 2, r"which was started on version 1"),
+    ):
+        other = Invocation(flow="agent", inputs=inputs, version=version, idempotency_key="k")
+        with pytest.raises(KitaruStateError, match=told):
+            await deployments.invoke(runtime, "e1", other)
+
+
+async def test_a_key_that_run_has_used_finds_what_was_run(runtime: Any, project: Path) -> None:
+    await deploy(runtime, project, "agent", "u")
+    asked = Invocation(flow="agent", inputs={}, idempotency_key="k")
+    await deployments.invoke(runtime, "e1", asked)
+    recorded = await runtime.journal.read_stream(stream_of("e1"))
+    first = decode_event(recorded[0])
+    assert isinstance(first, ExecutionStarted)
+    run = replace(first, deployment=None)
+    start = Append(
+        stream=stream_of("e2"),
+        events=(new_event(run),),
+        expected_version=0,
+        head=head_of(fold(ABSENT, [run])),
+    )
+    await runtime.journal.append(start)
+    await deployments.invoke(runtime, "e2", asked)
+    other = Invocation(flow="agent", inputs={"count": 2}, idempotency_key="k")
+    with pytest.raises(KitaruStateError, match="with other arguments"):
+        await deployments.invoke(runtime, "e2", other)
 
 
 async def test_what_is_not_there_is_told(runtime: Any, project: Path) -> None:
