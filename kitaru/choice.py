@@ -17,6 +17,7 @@ class Choice(NamedTuple):
     """The stack that was chosen, and the file that says so."""
 
     stack: str
+    """Empty: the file is there, and names none."""
     file: Path
 
 
@@ -30,7 +31,11 @@ def choice_file() -> Path:
 
 
 def chosen_stack() -> Choice | None:
-    """What was chosen; None when nothing was. Raises KitaruUsageError for a file that is none."""
+    """What was chosen; None when nothing was.
+
+    A file with something else in it is a choice of no stack, so that another one can be chosen.
+    Raises KitaruUsageError where it cannot be read.
+    """
     try:
         file = choice_file()
     except KitaruUsageError:
@@ -43,12 +48,7 @@ def chosen_stack() -> Choice | None:
         return None
     except OSError as error:
         raise KitaruUsageError(f"{file} cannot be read: {error}.") from error
-    stack = _stack_in(content)
-    if stack is None:
-        raise KitaruUsageError(
-            f"{file} does not name a stack; choose one with `kitaru stack use NAME`."
-        )
-    return Choice(stack, file)
+    return Choice(_stack_in(content), file)
 
 
 def choose_stack(name: str) -> Path:
@@ -87,14 +87,14 @@ def forget_choice() -> None:
         raise KitaruBackendError(f"{file} cannot be removed: {error}") from error
 
 
-def _stack_in(content: bytes) -> str | None:
+def _stack_in(content: bytes) -> str:
     import json
 
     if len(content) > MOST_BYTES:
-        return None
+        return ""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
-        return None
+        return ""
     stack = value.get("stack") if isinstance(value, dict) else None
-    return stack if isinstance(stack, str) and stack else None
+    return stack if isinstance(stack, str) else ""

@@ -11,10 +11,16 @@ MASK: Final = "***"
 ALIASES: Final = {"parent_image": "base_image"}
 
 _SECRET_NAME = re.compile(
-    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE
+    r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH|(?:^|_)PASS(?:_|$)|_PWD(?:_|$)",
+    re.IGNORECASE,
 )
-_PASSWORD_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE)
+# Both begin with what is rare, so that a long value costs no more than its length.
+_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@|https?://(?!git@)[^/\s:@]+@", re.IGNORECASE)
+_NO_LINE = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+"""What ends a line somewhere, what no file's encoding has, and other control characters."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _TEXTS = (
     "base_image",
     "dockerfile",
@@ -25,6 +31,11 @@ _TEXTS = (
     "platform",
 )
 _LISTS = ("requirements", "secret_environment_from", "apt_packages")
+_STORED = "its URL holds a password, and it is stored; take it out."
+_HOLDS_PASSWORD = {
+    "requirements": "a requirement's URL holds a password, and requirements are stored; give it to "
+    "the installer through a .netrc file or UV_INDEX_..._PASSWORD."
+}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -198,15 +209,22 @@ def _check_text(name: str, value: object) -> None:
         return
     if not isinstance(value, str):
         raise _refused(name, value, "a text")
-    if not value.strip() or "\0" in value or "\n" in value:
+    if _PASSWORD_IN_URL.search(value):
+        raise KitaruUsageError(f"image.{name}: {_HOLDS_PASSWORD.get(name, _STORED)}")
+    if not value.strip() or _NO_LINE.search(value):
         raise _refused(name, value, "a text of one line that is not empty")
 
 
 def _texts(name: str, value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+    if isinstance(value, str):
         raise _refused(name, value, "a list of texts")
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Sequence):
+        # Not what it is: whoever mistakes the names of secrets for a mapping gives their values.
+        raise KitaruUsageError(
+            f"image.{name}: a list of texts is needed, and not a {type(value).__name__}."
+        )
     for item in value:
         _check_text(name, "" if item is None else item)
     return tuple(value)
@@ -226,25 +244,31 @@ def _environment(value: object) -> dict[str, str] | None:
             )
         if "\0" in item:
             raise KitaruUsageError(f"image.environment: {name} contains a NUL character.")
+        if _SURROGATE.search(item):
+            raise KitaruUsageError(
+                f"image.environment: {name} contains what no text can hold (a surrogate)."
+            )
     return dict(value)
 
 
 def _check_variable(field: str, name: object) -> None:
-    if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-        raise _refused(
-            field, name, "the name of a variable (letters, digits and _, no digit first)"
-        )
+    if isinstance(name, str) and _VARIABLE.fullmatch(name):
+        return
+    # Whoever writes NAME=VALUE has written a value, too.
+    before, separator, _ = name.partition("=") if isinstance(name, str) else (name, "", "")
+    shown = f"{before}=..." if separator else before
+    raise _refused(field, shown, "the name of a variable (letters, digits and _, no digit first)")
 
 
 def _check_requirement(requirement: str) -> None:
-    if _PASSWORD_IN_URL.search(requirement):
-        raise KitaruUsageError(
-            "image.requirements: a requirement's URL holds a password, and requirements are "
-            "stored; give it to the installer through a .netrc file or UV_INDEX_..._PASSWORD."
-        )
-    if requirement.startswith("-"):
+    given = requirement.strip()
+    package = given.partition(";")[0]
+    if given.startswith(("-", "#")) or given.endswith("\\"):
         raise _refused("requirements", requirement, "one package, and no option of an installer,")
-    if requirement.startswith("."):
+    _, _, location = package.partition("@")
+    is_path = "/" in package and "@" not in package and "://" not in package
+    is_relative = is_path and not given.startswith(("/", "file:")) and not _DRIVE.match(given)
+    if is_relative or given.startswith((".", "~")) or location.strip().startswith((".", "~")):
         raise _refused("requirements", requirement, "an absolute path")
 
 

@@ -97,7 +97,8 @@ class KitaruConfig:
     lease_seconds: float
     """How long an execution stays with a runner that gives no sign of life."""
     stack: str
-    """The name of the stack that flows run on."""
+    """The name of the stack that flows run on; empty where the file of the active one names none:
+    then only a flow that names one can run."""
     image: ImageSettings
     """What that stack is to give their runners; all layers merged."""
     runners: int

@@ -167,7 +167,7 @@ class LogEvent(StrEnum):
     POLL_FAILED = (
         "poll_failed",
         "warning",
-        "The journal could not be asked for abandoned executions; it is tried again.",
+        "Abandoned executions could not be looked for, or one not be seen to; it is tried again.",
         "error",
     )
     LEASE_NOT_RELEASED = (

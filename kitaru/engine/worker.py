@@ -544,17 +544,21 @@ class Worker:
 
     async def note_not_placed(self, exec_id: str, problem: str) -> None:
         """Records why an execution's stack could give it no runner, so that people see it, and that
-        it is left alone for a while. Raises JournalError."""
+        it is left alone for a while. Raises JournalError, and KitaruError for what it cannot read.
+        """
         query = ClaimQuery(
             category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
         )
         for head, lease in await self.journal.claim(query):
-            recorded = await self.journal.read_stream(head.stream)
-            state = fold(ABSENT, [decode_event(fact) for fact in recorded])
-            if not state.is_finished:
-                claimed = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
-                await self._record(claimed, ReportNotLoaded(problem, self.journal.now()))
-            await self._release(lease)
+            try:
+                recorded = await self.journal.read_stream(head.stream)
+                state = fold(ABSENT, [decode_event(fact) for fact in recorded])
+                if not state.is_finished:
+                    version = recorded[-1].version
+                    claimed = OwnedExecution(self.journal, exec_id, state, version, lease)
+                    await self._record(claimed, ReportNotLoaded(problem, self.journal.now()))
+            finally:
+                await self._release(lease)
 
     async def _unfit(self, execution: OwnedExecution, error: KitaruUsageError) -> None:
         """Nobody can make of its inputs what the flow wants: it has failed."""

@@ -101,6 +101,11 @@ def _is_name(name: str) -> bool:
 
 
 def _unknown(name: str, origin: Origin, stacks: Sequence[StackInfo]) -> KitaruUsageError:
+    if origin.layer is Layer.ACTIVE_STACK and not name:
+        return KitaruUsageError(
+            f"{origin.where} does not name a stack; {_there_are(stacks)}. Choose one with `kitaru "
+            "stack use NAME`."
+        )
     if origin.layer is Layer.ACTIVE_STACK:
         return KitaruUsageError(
             f"The active stack {name!r}, chosen in {origin.where}, does not exist (any more); "
@@ -188,6 +193,10 @@ def _labels(labels: Mapping[str, str] | None) -> dict[str, str]:
         isinstance(text, str) for pair in given.items() for text in pair
     ):
         raise KitaruUsageError(f"labels={labels!r}: a mapping of texts to texts is needed.")
+    try:
+        "".join(text for pair in given.items() for text in pair).encode()
+    except UnicodeEncodeError as error:
+        raise KitaruUsageError(f"labels={labels!r}: {error.reason}.") from None
     return dict(given)
 
 

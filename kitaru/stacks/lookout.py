@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct
 
 from journal import Head, Journal, JournalError, RecordedEvent
+from kitaru.errors import KitaruError
 from kitaru.stacks.free import free_executions
 from kitaru.telemetry import LogEvent, report
 
@@ -21,8 +22,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 class Lookout:
     """Calls `look` every second, and as soon as something may have become due.
 
-    It belongs to the journal's loop. A look that the journal fails is reported, and is followed by
-    the next.
+    It belongs to the journal's loop. A look that fails is reported, and is followed by the next.
     """
 
     def __init__(self, journal: Journal, look: Callable[[], Awaitable[None]]) -> None:
@@ -56,8 +56,9 @@ class Lookout:
             looked_at = time.monotonic()
             try:
                 await self._look()
-            except JournalError as error:
-                report(LogEvent.POLL_FAILED, error=str(error))
+            except Exception as error:
+                # Whatever it was: without a next look nothing would ever be placed again.
+                report(LogEvent.POLL_FAILED, error=told(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
@@ -117,6 +118,11 @@ class Backoff:
     def succeeded(self, key: str) -> None:
         """It has been of use: the next failure is the first one."""
         self._failures.pop(key, None)
+
+
+def told(error: Exception) -> str:
+    """What people are told of an error: its text where it was written for them."""
+    return str(error) if isinstance(error, KitaruError | JournalError) else repr(error)
 
 
 def _nothing() -> None:

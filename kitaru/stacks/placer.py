@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from journal import Head, Journal
+from journal import Head, Journal, JournalError
 from kitaru.domain.execution.events import ExecutionStarted
 from kitaru.domain.execution.state import STACK_ROUTES
 from kitaru.engine.deployed import code_of
@@ -12,7 +12,7 @@ from kitaru.engine.executions import CATEGORY, exec_id_of
 from kitaru.engine.upcasts import decode_event
 from kitaru.errors import KitaruError, KitaruStateError
 from kitaru.image import NO_IMAGE
-from kitaru.stacks.lookout import Backoff, FreeExecutions, Lookout
+from kitaru.stacks.lookout import Backoff, FreeExecutions, Lookout, told
 from kitaru.stacks.port import Executor, Work
 from kitaru.telemetry import LogEvent, report
 
@@ -83,11 +83,18 @@ class Placer:
         exec_id = exec_id_of(head.stream)
         try:
             return await self.place_head(head)
-        except KitaruError as error:
+        except Exception as error:
+            # Whatever a record of this execution does to us, the others must be placed.
             self._backoff.failed(head.stream)
-            report(LogEvent.EXECUTION_NOT_PLACED, exec_id=exec_id, error=str(error))
-            await self._tell(exec_id, f"its stack cannot give it a runner: {error}")
+            report(LogEvent.EXECUTION_NOT_PLACED, exec_id=exec_id, error=told(error))
+            await self._record(exec_id, f"its stack cannot give it a runner: {told(error)}")
             return True
+
+    async def _record(self, exec_id: str, problem: str) -> None:
+        try:
+            await self._tell(exec_id, problem)
+        except (KitaruError, JournalError) as error:
+            report(LogEvent.POLL_FAILED, error=str(error))
 
     async def _work(self, head: Head) -> tuple[str, Work]:
         recorded = await self._journal.read_stream(head.stream)

@@ -99,7 +99,10 @@ class RunnerPool:
                 self._provide(route, count, waited)
 
     async def run_one(self, route: str, exec_id: str) -> None:
-        """Starts a runner for one execution, whether it is due or not."""
+        """Starts a runner for one execution, whether it is due or not.
+
+        Raises KitaruBackendError where the runners' folder cannot be used.
+        """
         slots = Slots(self.settings.folder, route, self.settings.most_per_route).take(1)
         try:
             self._start(route, slots, exec_id)
@@ -123,9 +126,16 @@ class RunnerPool:
                 )
 
     def _provide(self, route: str, count: int, waited: float) -> None:
-        most = self.settings.most_per_route
         if not self._backoff.is_time(route):
             return
+        try:
+            self._fill(route, count, waited)
+        except KitaruError as error:
+            self._backoff.failed(route)
+            report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
+
+    def _fill(self, route: str, count: int, waited: float) -> None:
+        most = self.settings.most_per_route
         slots = Slots(self.settings.folder, route, most)
         there = most - slots.free()
         wanted = min(most, math.ceil(count / EACH_RUNS))

@@ -114,7 +114,7 @@ def start_runner(spec: RunnerSpec, *, inherited: Sequence[int] = ()) -> RunnerPr
                 pass_fds=tuple(inherited),
                 start_new_session=True,
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise KitaruBackendError(f"A runner process cannot be started: {error}") from error
     return RunnerProcess(spec, process)
 

@@ -4,10 +4,12 @@ The lock goes from the starter to the runner with the open file, and ends with t
 that ends, so that nobody has to tidy up, and two starters never start one too many.
 """
 
-import contextlib
+import hashlib
 import os
 import re
 from pathlib import Path
+
+from kitaru.errors import KitaruBackendError
 
 try:
     import fcntl
@@ -20,21 +22,34 @@ class Slots:
 
     def __init__(self, folder: Path, route: str, most: int) -> None:
         self._folder = folder
-        self._name = re.sub(r"[^0-9A-Za-z]", "-", route)[:80]
+        # Its digest, because two routes may differ in nothing but what a file's name cannot say.
+        digest = hashlib.sha256(route.encode()).hexdigest()[:16]
+        self._name = f"{re.sub(r'[^0-9A-Za-z]', '-', route)[:80]}-{digest}"
         self._most = most
 
     def take(self, wanted: int) -> list[int]:
-        """Locks up to so many free places, and returns their open files; the caller closes them."""
+        """Locks up to so many free places, and returns their open files; the caller closes them.
+
+        Raises KitaruBackendError where the folder, or a file in it, cannot be used.
+        """
         if fcntl is None:
             return []
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         taken: list[int] = []
-        for number in range(self._most):
-            if len(taken) == wanted:
-                break
-            descriptor = self._locked(number)
-            if descriptor is not None:
-                taken.append(descriptor)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for number in range(self._most):
+                if len(taken) == wanted:
+                    break
+                descriptor = self._locked(number)
+                if descriptor is not None:
+                    taken.append(descriptor)
+        except OSError as error:
+            for descriptor in taken:
+                os.close(descriptor)
+            raise KitaruBackendError(
+                f"The folder of the runners' logs and locks, {self._folder}, cannot be used: "
+                f"{error}."
+            ) from error
         return taken
 
     def free(self) -> int:
@@ -49,8 +64,10 @@ class Slots:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
             return None
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor

@@ -51,9 +51,19 @@ def test_the_last_choice_counts_and_can_be_forgotten() -> None:
     "content",
     [b"", b"stack", b"[]", b"{}", b'{"stack": 1}', b'{"stack": ""}', b"\xff", b"[" * 5000],
 )
-def test_a_file_that_names_no_stack_is_refused(content: bytes) -> None:
-    choose_stack("one").write_bytes(content)
-    with pytest.raises(KitaruUsageError, match="kitaru stack use NAME"):
+def test_a_file_that_names_no_stack_is_a_choice_of_none(content: bytes) -> None:
+    file = choose_stack("one")
+    file.write_bytes(content)
+    assert chosen_stack() == ("", file)
+    choose_stack("two")
+    assert chosen_stack() == ("two", file)
+
+
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    file = choose_stack("one")
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(KitaruUsageError, match=r"active-stack\.json cannot be read"):
         chosen_stack()
 
 

@@ -72,7 +72,23 @@ def test_a_text_from_outside_is_json_or_a_base_image() -> None:
         ({"requirements": ["a @ https://me:sesame@host/a.whl"]}, "URL holds a password"),
         ({"apt_packages": {"git": 1}}, "image.apt_packages"),
         ({"environment": ["A"]}, "image.environment: a mapping"),
-        ({"environment": {"A=B": "x"}}, "image.environment: 'A=B'"),
+        ({"requirements": [" -e /project"]}, "no option of an installer"),
+        ({"requirements": ["httpx \\"]}, "no option of an installer"),
+        ({"requirements": ["# httpx"]}, "no option of an installer"),
+        ({"requirements": ["a\r--index-url=x"]}, "one line"),
+        ({"requirements": ["a\u2028--index-url=x"]}, "one line"),
+        ({"requirements": ["wheels/a.whl"]}, "an absolute path"),
+        ({"requirements": ["~/a.whl"]}, "an absolute path"),
+        ({"requirements": ["a @ ./a.whl"]}, "an absolute path"),
+        ({"requirements": ["a @ git+https://sesame@host/a"]}, "URL holds a password"),
+        ({"requirements": {"https://me:sesame@host/a.whl"}}, "not a set"),
+        ({"base_image": "docker://me:sesame@host/image"}, "image.base_image: its URL holds a"),
+        ({"user": "a\rRUN b"}, "image.user"),
+        ({"user": "\ud800"}, "image.user"),
+        ({"environment": {"A": "sesame\ud800"}}, "A contains what no text can hold"),
+        ({"environment": {"TOKEN=sesame": "x"}}, "image.environment: 'TOKEN=...'"),
+        ({"secret_environment_from": ["TOKEN=sesame"]}, "from: 'TOKEN=...'"),
+        ({"secret_environment_from": {"TOKEN": "sesame"}}, "from: a list of texts is needed"),
         ({"environment": {"": "x"}}, "image.environment: ''"),
         ({"environment": {"A": 3}}, "image.environment: A is of type int"),
         ({"environment": {"A": "sesame\0"}}, "A contains a NUL"),
@@ -138,12 +154,43 @@ def test_what_is_read_is_checked_and_what_is_newer_is_let_be() -> None:
         ("AUTH", "x", True),
         ("DATABASE_URL", "postgres://me:pass@host/db", True),
         ("DATABASE_URL", "postgres://host/db", False),
+        ("DATABASE_URL", "postgres://:pass@host/db", True),
+        ("INDEX", "https://ghp_0123@host/simple", True),
+        ("DB_PASS", "x", True),
+        ("SMTP_PASS_2", "x", True),
+        ("MYSQL_PWD", "x", True),
+        ("PWD", "/home/me", False),
+        ("COMPASS", "north", False),
+        ("SOURCE", "git+https://git@host/a", False),
         ("HOME", "/home/me", False),
         ("LOG_LEVEL", "debug", False),
     ],
 )
 def test_what_looks_secret(name: str, value: str, secret: bool) -> None:
     assert is_secret(name, value) is secret
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "httpx[http2]>=0.28; python_version < '4'",
+        "a @ file:///wheels/a.whl",
+        "a[b] @ /wheels/a.whl",
+        "/wheels/a.whl[b]",
+        "file:///wheels/a.whl",
+        "https://host/a.whl",
+        "git+https://host/a@main",
+        "a @ git+ssh://git@host/a",
+    ],
+)
+def test_what_pip_writes_for_one_package_is_taken(requirement: str) -> None:
+    assert ImageSettings(requirements=[requirement]).requirements == (requirement,)
+
+
+@pytest.mark.parametrize("part", ["x", "http://", "://:", "a:", "https://a"])
+def test_a_long_value_is_looked_at_once(part: str) -> None:
+    # Two million characters: a search that begins anew at each of them would take hours.
+    assert not is_secret("CONFIGURATION", part * (2_000_000 // len(part)))
 
 
 @given(st.dictionaries(VARIABLES, TEXTS, max_size=5))

@@ -501,13 +501,13 @@ def test_the_active_stack_is_the_lowest_layer(
     assert resolve().stack == "environment"
 
 
-def test_a_broken_choice_is_named_unless_a_higher_layer_decides(
+def test_a_broken_choice_is_no_stack_and_hinders_no_other_layer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = choose_stack("chosen")
     file.write_text("{}", encoding="utf-8")
-    with pytest.raises(KitaruUsageError, match=r"active-stack\.json does not name a stack"):
-        resolve()
+    assert resolve().stack == ""
+    assert resolve().origins["stack"] == (Layer.ACTIVE_STACK, str(file))
     monkeypatch.setenv("KITARU_STACK", "environment")
     assert resolve().stack == "environment"
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -47,9 +48,16 @@ def frozen_packages() -> tuple[str, ...]:
 
 
 def _pin(distribution: metadata.Distribution) -> str:
-    origin = distribution.read_text("direct_url.json")
-    url = json.loads(origin).get("url", "") if origin else ""
-    return f" @ {url}" if url.startswith("file:") else f"=={distribution.version}"
+    text = distribution.read_text("direct_url.json")
+    origin: dict[str, Any] = json.loads(text) if text else {}
+    if not origin.get("url"):
+        return f"=={distribution.version}"
+    # It came from no index, or need not be what an index has under this version.
+    version = origin.get("vcs_info")
+    folder = f"#subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
+    if version is None:
+        return f" @ {origin['url']}{folder}"
+    return f" @ {version['vcs']}+{origin['url']}@{version['commit_id']}{folder}"
 
 
 def local_path_in(requirement: str) -> Path | None:
@@ -80,8 +88,14 @@ def content_digest(path: Path) -> str:
 
 def _files_below(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _NOT_SOURCE]
+        folders[:] = [name for name in folders if _is_source(Path(root), name)]
         yield from (Path(root, name) for name in files if not name.endswith(".pyc"))
+
+
+def _is_source(parent: Path, name: str) -> bool:
+    # What setuptools leaves in a project's folder when it builds a wheel of it.
+    in_build = parent.name == "build" and name.startswith(("lib", "bdist.", "temp"))
+    return name not in _NOT_SOURCE and not name.endswith(".egg-info") and not in_build
 
 
 @lru_cache(maxsize=1)

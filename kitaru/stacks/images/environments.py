@@ -24,8 +24,14 @@ from kitaru.stacks.images.distributions import (
     local_path_in,
     name_in,
     own_digest,
+    own_folders,
 )
 from kitaru.stacks.images.uv import run_uv, uv_command
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = "kitaru-environment-1"
 
@@ -67,6 +73,7 @@ def python_for(image: ImageSettings, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"{environment.name}.lock"):
             if not python.exists():
+                _remove_drafts(environment)
                 _build(requirements, environment)
     except OSError as error:
         raise KitaruImageError(f"The environment {environment} cannot be made: {error}.") from error
@@ -125,6 +132,13 @@ def _build(requirements: Sequence[str], environment: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _remove_drafts(environment: Path) -> None:
+    """What builders have left that were killed: whoever has the lock is the only one that builds"""
+    if fcntl is not None:
+        for draft in environment.parent.glob(f".{environment.name}.*"):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
 def _install(made: Path, listed: Path, folder: Path) -> None:
     python = str(_python_in(made))
     doing = "Installing image.requirements"
@@ -134,6 +148,19 @@ def _install(made: Path, listed: Path, folder: Path) -> None:
         folder=folder,
         doing="Checking that image.requirements fit together, and fit Kitaru,",
     )
+    _check_own(_site_packages(made))
+
+
+def _check_own(site_packages: Path) -> None:
+    """Kitaru is still the one that was copied: a requirement may have brought another one."""
+    for folder in own_folders():
+        there = site_packages / folder.name
+        if not there.is_dir() or content_digest(there) != content_digest(folder):
+            raise KitaruImageError(
+                f"image.requirements: one of them, or something that one needs, replaces the "
+                f"package {folder.name!r} of Kitaru itself. Every runner has the Kitaru that "
+                "starts it; take it out of the list."
+            )
 
 
 def _python_in(environment: Path) -> Path:
@@ -153,9 +180,7 @@ def _site_packages(environment: Path) -> Path:
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Waits until no other process, and no other thread, builds the same."""
-    try:
-        import fcntl
-    except ImportError:
+    if fcntl is None:
         # Windows: two may build at once, and the first one's is kept.
         yield
         return

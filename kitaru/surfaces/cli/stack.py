@@ -33,9 +33,12 @@ def list_command(ctx: click.Context) -> None:
     output.items(found, lambda: _list_text(found))
     if not any(stack.is_active for stack in found):
         config = settings.resolve()
+        where = escaped(config.origins["stack"].where)
         output.note(
-            f"Flows that name no stack would run on {escaped(config.stack)} "
-            f"({escaped(config.origins['stack'].where)}), which does not exist."
+            f"Flows that name no stack would run on {escaped(config.stack)} ({where}), which does "
+            "not exist."
+            if config.stack
+            else f"{where} does not name a stack; choose one with `kitaru stack use NAME`."
         )
 
 
@@ -103,7 +106,7 @@ def create(
         made = f"Stack {escaped(stack.name)} of type {stack.type} is defined."
         if no_activate:
             return made
-        return f"{made}\nActive stack: {escaped(before)} → {escaped(stack.name)}"
+        return f"{made}\nActive stack: {escaped(before) or 'none'} → {escaped(stack.name)}"
 
     output.item(stack, text)
     if not no_activate:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import kitaru
-from journal import open_reader
+from journal import Append, HeadChange, NewEvent, open_reader
 from kitaru import KitaruStateError, KitaruUsageError, flow
 from kitaru.bootstrap import close_background, current_runtime
 from kitaru.engine.executions import stream_of
@@ -413,6 +414,38 @@ def test_placing_twice_runs_nothing_twice(agents: Any, folder: Path) -> None:
 
 def copy_of(executor: Any) -> Any:
     return type(executor)(executor._settings)
+
+
+def test_a_start_that_finds_no_runner_is_kept_and_placed_later(agents: Any) -> None:
+    (executor,) = [each for each in current_executors() if hasattr(each, "_settings")]
+    folder: Path = executor._settings.folder
+    folder.touch()
+    handle = agents.agent.run(1, stack="isolated")
+    found = until(lambda: execution(handle).status_reason, "it is not said why it stands still")
+    assert "its stack cannot give it a runner: The folder of the runners" in found
+    folder.unlink()
+    assert handle.wait(DEADLINE_SECONDS)[0] == 1
+
+
+def test_an_execution_that_cannot_be_read_keeps_none_of_the_others(agents: Any) -> None:
+    runtime = current_runtime()
+    (executor,) = [each for each in current_executors() if hasattr(each, "_settings")]
+    folder: Path = executor._settings.folder
+
+    async def look_at_once() -> None:
+        head = HeadChange("running", "agent", 0, route="stack:isolated")
+        newer = NewEvent("execution_started_otherwise", b"{}")
+        stream = stream_of(secrets.token_hex(4))
+        await runtime.journal.append(Append(stream, (newer,), 0, head))
+        # Before anything else looks: the one that cannot be read is the first that is seen.
+        await runtime.placer.look(patience=0)
+
+    folder.touch()
+    handle = agents.agent.run(1, stack="isolated")
+    for _ in range(2):
+        asyncio.run_coroutine_threadsafe(look_at_once(), runtime.loop).result()
+        folder.unlink(missing_ok=True)
+    assert handle.wait(DEADLINE_SECONDS)[0] == 1
 
 
 def test_there_is_room_for_so_many_and_the_others_come_after_them(agents: Any) -> None:

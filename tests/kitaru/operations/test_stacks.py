@@ -10,7 +10,7 @@ import pytest
 import kitaru
 from kitaru import KitaruStateError, KitaruUsageError, checkpoint, flow
 from kitaru.bootstrap import current_runtime
-from kitaru.choice import choose_stack, chosen_stack
+from kitaru.choice import choice_file, choose_stack, chosen_stack
 from kitaru.engine.stacks import stream_of_stack
 from kitaru.errors import KitaruError
 
@@ -145,6 +145,21 @@ def test_a_stale_choice_is_never_silently_another_stack() -> None:
     assert stack_of(here.run()) == "dev"
 
 
+@pytest.mark.parametrize("content", ["", "{", '{"stack": 5}'])
+def test_a_broken_choice_runs_nothing_and_is_mended_by_another_one(content: str) -> None:
+    kitaru.create_stack("dev")
+    choice_file().write_text(content, encoding="utf-8")
+    kitaru.create_stack("other", activate=False)
+    for ask in (here.run, kitaru.current_stack):
+        with pytest.raises(KitaruUsageError, match=r"active-stack\.json does not name a stack"):
+            ask()
+    assert kitaru.KitaruClient().executions.list() == []
+    assert stack_of(HERE.run(stack="dev")) == "dev"
+    kitaru.delete_stack("other")
+    assert kitaru.use_stack("dev").is_active
+    assert stack_of(here.run()) == "dev"
+
+
 def test_a_name_can_be_used_again_and_is_another_stack_then() -> None:
     first = kitaru.create_stack("dev", activate=False, labels={"a": "b"})
     kitaru.delete_stack("dev")
@@ -155,7 +170,7 @@ def test_a_name_can_be_used_again_and_is_another_stack_then() -> None:
     assert (second.id != first.id, second.type, second.labels) == (True, "process", {})
 
 
-@pytest.mark.parametrize("labels", [["a"], {"a": 1}, {1: "a"}, "a"])
+@pytest.mark.parametrize("labels", [["a"], {"a": 1}, {1: "a"}, "a", {"a": "\ud800"}])
 def test_bad_labels_are_refused(labels: Any) -> None:
     with pytest.raises(KitaruUsageError, match="labels="):
         kitaru.create_stack("dev", labels=labels)

@@ -129,8 +129,11 @@ async def test_it_looks_when_a_client_has_written_and_not_when_an_owner_has(
     await watched.close()
 
 
-async def test_a_journal_that_fails_does_not_end_it(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [JournalUnavailable("the disk is away"), OSError("the folder is away"), KeyError("a")]
+)
+async def test_a_look_that_fails_does_not_end_it(
+    error: Exception, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookout, "LEAST_SECONDS", 0.0)
     looks = 0
@@ -141,7 +144,7 @@ async def test_a_journal_that_fails_does_not_end_it(
         looks += 1
         watched.look_now()
         if looks == 1:
-            raise JournalUnavailable("the disk is away")
+            raise error
         looked.set()
 
     watched = Lookout(journal, look)

@@ -76,6 +76,20 @@ async def test_each_route_with_something_to_do_gets_a_runner(
     assert len(starter.started) == 2
 
 
+async def test_a_folder_that_cannot_be_used_is_tried_again(
+    tmp_path: Path, starter: Starter
+) -> None:
+    folder = tmp_path / "runners"
+    folder.touch()
+    journal, runners = await opened(folder)
+    await due(journal, 1)
+    await runners.look()
+    assert starter.started == []
+    folder.unlink()
+    await runners.look()
+    assert [spec.route for spec in starter.started] == ["deployment:ab"]
+
+
 async def test_what_somebody_runs_and_what_is_not_due_needs_none(
     tmp_path: Path, starter: Starter
 ) -> None:

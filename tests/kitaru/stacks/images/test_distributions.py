@@ -1,6 +1,9 @@
 """What is installed here, and what of it a requirement names."""
 
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +54,46 @@ def test_a_folders_digest_is_that_of_its_sources(tmp_path: Path) -> None:
         content_digest(tmp_path / "absent")
 
 
+def test_what_a_build_leaves_in_a_folder_is_not_its_source(tmp_path: Path) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "a.py").write_text("1")
+    first = content_digest(tmp_path)
+    for left in ("tiny.egg-info", "build/lib/tiny", "build/bdist.linux-x86_64"):
+        (tmp_path / left).mkdir(parents=True)
+        (tmp_path / left / "b.py").write_text("1")
+    assert content_digest(tmp_path) == first
+    (tmp_path / "build" / "a.py").write_text("2")
+    assert content_digest(tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("origin", "pin"),
+    [
+        (None, "tiny==1.0"),
+        ({"url": "file:///a", "dir_info": {"editable": True}}, "tiny @ file:///a"),
+        ({"url": "https://host/tiny.whl", "archive_info": {}}, "tiny @ https://host/tiny.whl"),
+        (
+            {
+                "url": "https://host/a.git",
+                "vcs_info": {"vcs": "git", "commit_id": "0a1b", "requested_revision": "main"},
+                "subdirectory": "python",
+            },
+            "tiny @ git+https://host/a.git@0a1b#subdirectory=python",
+        ),
+    ],
+)
+def test_a_package_is_pinned_to_where_it_came_from(
+    origin: Any, pin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "tiny-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    if origin is not None:
+        (info / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert frozen_packages() == (pin,)
+
+
 def test_kitarus_own_part_is_complete() -> None:
     assert sorted(folder.name for folder in own_folders()) == ["journal", "kitaru"]
     names = {distribution.metadata["Name"].lower() for distribution in own_needs()}
@@ -63,4 +106,4 @@ def test_every_package_is_pinned_once() -> None:
     frozen = frozen_packages()
     names = [name_in(each) for each in frozen]
     assert len(names) == len(set(names))
-    assert all("==" in each or " @ file:" in each for each in frozen)
+    assert all("==" in each or " @ " in each for each in frozen)

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,24 @@ def test_what_a_killed_builder_leaves_disturbs_nobody(
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     assert said_by(python_for(image, folder), "import kitaru_tiny; print(1)") == "1"
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["kitaru", "journal"])
+def test_what_replaces_kitaru_itself_is_refused(
+    name: str, folder: Path, wheel: Wheel, uv_calls: Calls
+) -> None:
+    other = wheel(f"{name}", "x = 1\n", version="99.0")
+    with zipfile.ZipFile(other, "a") as opened:
+        opened.writestr(f"{name}/__init__.py", "x = 1\n")
+    with pytest.raises(KitaruImageError, match=f"replaces the package '{name}'"):
+        python_for(ImageSettings(requirements=[str(other)]), folder)
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
+
+
+def test_whoever_lists_kitaru_gets_the_starters(folder: Path, uv_calls: Calls) -> None:
+    python = python_for(ImageSettings(requirements=["kitaru"]), folder)
+    assert said_by(python, "import kitaru.bootstrap; print(1)") == "1"
 
 
 def test_a_build_that_fails_says_what_uv_said_and_leaves_nothing(

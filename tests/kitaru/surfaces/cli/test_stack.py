@@ -38,6 +38,19 @@ def test_a_stack_comes_is_chosen_and_goes(kitaru: Run, kitaru_json: Callable[...
     assert "iso" not in kitaru("stack", "list").stdout
 
 
+def test_a_broken_choice_is_said_and_mended(kitaru: Run, choice_folder: Path) -> None:
+    file = choice_folder / "active-stack.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("{", encoding="utf-8")
+    assert "does not name a stack; choose one" in kitaru("stack", "list").stderr
+    assert "does not name a stack; there are: local" in kitaru("stack", "current").stderr
+    assert str(file) in kitaru("info").stdout
+    assert "Active stack: none → dev" in kitaru("stack", "create", "dev").stdout
+    file.write_text("{", encoding="utf-8")
+    assert kitaru("stack", "use", "dev").stdout == "The active stack is dev.\n"
+    assert kitaru("stack", "current").stdout.startswith("dev ")
+
+
 def test_looking_makes_no_journal(kitaru: Run, place: Path) -> None:
     assert "local" in kitaru("stack", "list").stdout
     assert "local" in kitaru("stack", "current").stdout
