@@ -549,12 +549,15 @@ class Worker:
             category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
         )
         for head, lease in await self.journal.claim(query):
-            recorded = await self.journal.read_stream(head.stream)
-            state = fold(ABSENT, [decode_event(fact) for fact in recorded])
-            if not state.is_finished:
-                claimed = OwnedExecution(self.journal, exec_id, state, recorded[-1].version, lease)
-                await self._record(claimed, ReportNotLoaded(problem, self.journal.now()))
-            await self._release(lease)
+            try:
+                recorded = await self.journal.read_stream(head.stream)
+                state = fold(ABSENT, [decode_event(fact) for fact in recorded])
+                if not state.is_finished:
+                    last = recorded[-1].version
+                    claimed = OwnedExecution(self.journal, exec_id, state, last, lease)
+                    await self._record(claimed, ReportNotLoaded(problem, self.journal.now()))
+            finally:
+                await self._release(lease)
 
     async def _unfit(self, execution: OwnedExecution, error: KitaruUsageError) -> None:
         """Nobody can make of its inputs what the flow wants: it has failed."""

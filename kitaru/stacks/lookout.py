@@ -21,8 +21,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 class Lookout:
     """Calls `look` every second, and as soon as something may have become due.
 
-    It belongs to the journal's loop. A look that the journal fails is reported, and is followed by
-    the next.
+    It belongs to the journal's loop. A look that fails is reported, and is followed by the next.
     """
 
     def __init__(self, journal: Journal, look: Callable[[], Awaitable[None]]) -> None:
@@ -58,6 +57,10 @@ class Lookout:
                 await self._look()
             except JournalError as error:
                 report(LogEvent.POLL_FAILED, error=str(error))
+            except Exception as error:
+                # Whatever it is (a full disk, a fault of ours): without a next look nobody would
+                # start runners for as long as this process lives.
+                report(LogEvent.POLL_FAILED, error=repr(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()

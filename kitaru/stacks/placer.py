@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from journal import Head, Journal
+from journal import CorruptJournal, Head, Journal
 from kitaru.domain.execution.events import ExecutionStarted
 from kitaru.domain.execution.state import STACK_ROUTES
 from kitaru.engine.deployed import code_of
 from kitaru.engine.executions import CATEGORY, exec_id_of
-from kitaru.engine.upcasts import decode_event
+from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_event
 from kitaru.errors import KitaruError, KitaruStateError
 from kitaru.image import NO_IMAGE
 from kitaru.stacks.lookout import Backoff, FreeExecutions, Lookout
@@ -80,14 +80,20 @@ class Placer:
         return await self.place(kind, work, {})
 
     async def _place(self, head: Head) -> bool:
-        exec_id = exec_id_of(head.stream)
         try:
             return await self.place_head(head)
+        except (CorruptJournal, DamagedEvent, UnknownEvent) as error:
+            # Nothing can be recorded of it here; the others must have their runners.
+            self._failed(head, error)
         except KitaruError as error:
-            self._backoff.failed(head.stream)
-            report(LogEvent.EXECUTION_NOT_PLACED, exec_id=exec_id, error=str(error))
-            await self._tell(exec_id, f"its stack cannot give it a runner: {error}")
-            return True
+            self._failed(head, error)
+            await self._tell(exec_id_of(head.stream), f"its stack cannot give it a runner: {error}")
+        return True
+
+    def _failed(self, head: Head, error: Exception) -> None:
+        self._backoff.failed(head.stream)
+        exec_id = exec_id_of(head.stream)
+        report(LogEvent.EXECUTION_NOT_PLACED, exec_id=exec_id, error=str(error))
 
     async def _work(self, head: Head) -> tuple[str, Work]:
         recorded = await self._journal.read_stream(head.stream)

@@ -123,9 +123,16 @@ class RunnerPool:
                 )
 
     def _provide(self, route: str, count: int, waited: float) -> None:
-        most = self.settings.most_per_route
         if not self._backoff.is_time(route):
             return
+        try:
+            self._fill(route, count, waited)
+        except KitaruError as error:
+            self._backoff.failed(route)
+            report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
+
+    def _fill(self, route: str, count: int, waited: float) -> None:
+        most = self.settings.most_per_route
         slots = Slots(self.settings.folder, route, most)
         there = most - slots.free()
         wanted = min(most, math.ceil(count / EACH_RUNS))
@@ -150,12 +157,7 @@ class RunnerPool:
             lease_seconds=self.settings.lease_seconds,
             log_file=str(self.settings.folder / f"{name}{ENDING}"),
         )
-        try:
-            runner = start_runner(spec, inherited=slots)
-        except KitaruError as error:
-            self._backoff.failed(route)
-            report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
-            return
+        runner = start_runner(spec, inherited=slots)
         self.runners.append(runner)
         self._started_at[runner.pid] = time.monotonic()
         report(LogEvent.RUNNER_STARTED, route=route, pid=runner.pid, log=spec.log_file)

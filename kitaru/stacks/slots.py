@@ -4,10 +4,11 @@ The lock goes from the starter to the runner with the open file, and ends with t
 that ends, so that nobody has to tidy up, and two starters never start one too many.
 """
 
-import contextlib
 import os
 import re
 from pathlib import Path
+
+from kitaru.errors import KitaruBackendError
 
 try:
     import fcntl
@@ -24,21 +25,31 @@ class Slots:
         self._most = most
 
     def take(self, wanted: int) -> list[int]:
-        """Locks up to so many free places, and returns their open files; the caller closes them."""
+        """Locks up to so many free places, and returns their open files; the caller closes them.
+
+        Raises KitaruBackendError where the files cannot be made, opened or locked.
+        """
         if fcntl is None:
             return []
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         taken: list[int] = []
-        for number in range(self._most):
-            if len(taken) == wanted:
-                break
-            descriptor = self._locked(number)
-            if descriptor is not None:
-                taken.append(descriptor)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for number in range(self._most):
+                if len(taken) == wanted:
+                    break
+                descriptor = self._locked(number)
+                if descriptor is not None:
+                    taken.append(descriptor)
+        except OSError as error:
+            for descriptor in taken:
+                os.close(descriptor)
+            raise KitaruBackendError(
+                f"No runner can be started: the files that count them cannot be used: {error}"
+            ) from error
         return taken
 
     def free(self) -> int:
-        """How many places are free now."""
+        """How many places are free now. Raises KitaruBackendError, as `take` does."""
         taken = self.take(self._most)
         for descriptor in taken:
             os.close(descriptor)
@@ -49,8 +60,10 @@ class Slots:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
             return None
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor

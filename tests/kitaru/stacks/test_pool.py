@@ -167,3 +167,19 @@ async def test_code_that_could_not_be_loaded_is_told_once_for_each_route(
     await runners.look()
     await runners.look()
     assert capsys.readouterr().err.count("cannot be loaded: why") == 1
+
+
+async def test_a_folder_that_cannot_be_used_is_told_and_left_alone_for_a_while(
+    tmp_path: Path, starter: Starter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deployment-ab.0.lock").mkdir()
+    journal, runners = await opened(tmp_path)
+    await due(journal, 1)
+    await due(journal, 2, "deployment:cd")
+    await runners.look()
+    # The other route has its runner all the same.
+    assert [spec.route for spec in starter.started] == ["deployment:cd"]
+    assert "deployment-ab.0.lock" in capsys.readouterr().err
+    (tmp_path / "deployment-ab.0.lock").rmdir()
+    await runners.look()
+    assert [spec.route for spec in starter.started] == ["deployment:cd", "deployment:ab"]

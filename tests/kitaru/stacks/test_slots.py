@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from kitaru.errors import KitaruBackendError
 from kitaru.stacks.slots import Slots
 
 HOLDER = "import sys; print('here', flush=True); sys.stdin.read()"
@@ -51,3 +54,18 @@ def test_a_place_goes_to_the_process_that_inherits_it_and_ends_with_it(tmp_path:
     process.stdin.close()
     process.stdout.close()
     assert slots.free() == 1
+
+
+def test_a_folder_that_cannot_hold_them_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
+    folder = tmp_path / "runners"
+    folder.write_text("in the way")
+    with pytest.raises(KitaruBackendError, match="runners"):
+        Slots(folder, "deployment:ab", 2).take(1)
+    folder.unlink()
+    slots = Slots(folder, "deployment:ab", 3)
+    close(slots.take(1))
+    (folder / "deployment-ab.1.lock").mkdir()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(KitaruBackendError, match=r"deployment-ab\.1\.lock"):
+        slots.take(3)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
