@@ -69,7 +69,6 @@ COVERED_ELSEWHERE: dict[str, str] = {
     "kitaru/operations/information.py": "tests/kitaru/surfaces/cli/test_stack.py",
     "kitaru/stacks/free.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/local.py": "tests/kitaru/operations/test_placing.py",
-    "kitaru/stacks/placer.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/port.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/stacks/process.py": "tests/kitaru/operations/test_placing.py",
     "kitaru/operations/preflight.py": "tests/kitaru/engine/test_preflight.py",

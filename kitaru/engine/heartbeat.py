@@ -35,9 +35,16 @@ class Heartbeat:
         self._stopping.set()
 
     def add(self, lease: Lease, asked_at: float) -> None:
-        """Keeps a lease alive that was asked for at this monotonic instant."""
+        """Keeps a lease alive that was asked for at this monotonic instant.
+
+        One that it keeps alive already lasts as long as it was renewed for.
+        """
+        until = asked_at + self._seconds
         with self._lock:
-            self._held[lease.stream] = (lease, asked_at + self._seconds)
+            held = self._held.get(lease.stream)
+            if held is not None and held[0].epoch == lease.epoch:
+                until = max(until, held[1])
+            self._held[lease.stream] = (lease, until)
 
     def remove(self, stream: str) -> None:
         """Lets a lease go."""

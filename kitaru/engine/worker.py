@@ -124,6 +124,11 @@ class Worker:
         """Executions that this process cannot run, and why: they are left to others."""
         self._put_off: dict[str, float] = {}
         """Executions that the journal could not give us just now, and until when to leave them."""
+        self._claimed: dict[str, Lease] = {}
+        """By stream: what was claimed and does not run yet, nor was given back."""
+        self._claiming = False
+        self._too_long: asyncio.Future[Any] | None = None
+        """The loading of code that took too long, and perhaps still goes on."""
         self._served = 0
         """How many flows were served when it looked for work last."""
         self._queued: deque[Runner] = deque()
@@ -164,7 +169,9 @@ class Worker:
         if self._woken_at is not None:
             self._woken_at.cancel()
         if self._poll_task is not None:
-            self._poll_task.cancel()
+            if not self._claiming:
+                # Else it ends by itself: of a claim that is broken off nobody learns the leases.
+                self._poll_task.cancel()
             await asyncio.wait([self._poll_task])
         runners = list(self.runners.values())
         self.runners.clear()
@@ -175,8 +182,9 @@ class Worker:
                 waiting.set_result((None, KitaruBackendError("The runtime was closed.")))
         self._endings.clear()
         self._heartbeat.stop()
-        for runner in runners:
-            await self._release(runner.execution.lease)
+        held, self._claimed = list(self._claimed.values()), {}
+        for lease in [*held, *(runner.execution.lease for runner in runners)]:
+            await self._release(lease)
         for threads in (self._threads, self._body_threads, self._transaction_threads):
             threads.close()
 
@@ -255,9 +263,9 @@ class Worker:
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything runs here that does more than wait."""
+        """Whether anything runs here that does more than wait, or is about to."""
         with self._slots:
-            return len(self.runners) > sum(map(len, self._idle.values()))
+            return bool(self._claimed) or len(self.runners) > sum(map(len, self._idle.values()))
 
     async def let_idle_go(self, seconds: float) -> None:
         """Parks what only waits, so that it is due no sooner than it says; for so long at most."""
@@ -391,6 +399,8 @@ class Worker:
                 await self._poll()
             except JournalError as error:
                 report(LogEvent.POLL_FAILED, error=str(error))
+            if self._closing:
+                return
             # Not wait_for: on Python 3.11 it can swallow the cancellation that ends this task.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval):
@@ -414,8 +424,12 @@ class Worker:
             besides=self._not_to_claim(asked_at),
             routes=(self.route,),
         )
-        for head, lease in await self.journal.claim(query):
-            await self._take(head, lease, asked_at)
+        self._claiming = True
+        try:
+            claimed = await self.journal.claim(query)
+        finally:
+            self._claiming = False
+        await self._take_all(claimed, asked_at)
 
     def _not_to_claim(self, now: float) -> list[str]:
         """What runs here, even where its lease is over, and what was tried in vain."""
@@ -431,16 +445,39 @@ class Worker:
         query = ClaimQuery(
             category=CATEGORY, names=(), claim=self.claim, limit=1, stream=stream_of(exec_id)
         )
-        for head, lease in await self.journal.claim(query):
+        claimed = await self.journal.claim(query)
+        if claimed:
             self._unloadable.pop(exec_id, None)
             self._put_off.pop(exec_id, None)
-            await self._take(head, lease, asked_at)
-            return True
-        return False
+        await self._take_all(claimed, asked_at)
+        return bool(claimed)
 
     def why_not(self, exec_id: str) -> str | None:
         """Why this process cannot run an execution; None when it can, or has not tried."""
         return self._unloadable.get(exec_id)
+
+    async def _take_all(self, claimed: Sequence[tuple[Head, Lease]], asked_at: float) -> None:
+        """Runs what was claimed, one after the other; what does not get so far is given back."""
+        for _, lease in claimed:
+            self._keep_claimed(lease, asked_at)
+        for head, lease in claimed:
+            # Closed meanwhile, and so given back? Then whoever is next runs it.
+            if self._claimed.get(lease.stream) is lease and not self._closing:
+                await self._take(head, lease, asked_at)
+                self._no_longer_claimed(lease)
+
+    def _keep_claimed(self, lease: Lease, asked_at: float) -> None:
+        self._claimed[lease.stream] = lease
+        if self.route:
+            # Loading may take longer than a lease lasts, and is given up in time. A worker without
+            # a route loads on the loop, perhaps for ever: others have it when the lease is over.
+            self._heartbeat.add(lease, asked_at)
+
+    def _no_longer_claimed(self, lease: Lease) -> None:
+        if self._claimed.get(lease.stream) is lease:
+            del self._claimed[lease.stream]
+            if exec_id_of(lease.stream) not in self.runners:
+                self._heartbeat.remove(lease.stream)
 
     async def _take(self, head: Head, lease: Lease, asked_at: float) -> None:
         """Runs what was claimed, or gives it back. One that fails keeps none of the others."""
@@ -456,6 +493,7 @@ class Worker:
             if head.owner is not None:
                 _report_lost(stale)
             self._drop_runner(stale)
+            self._keep_claimed(lease, asked_at)
         try:
             await self._load_and_run(exec_id, head, lease, asked_at)
         except StaleLease:
@@ -522,11 +560,16 @@ class Worker:
         source = await self.registry.source_of(code)
         if not self.route:
             return source, self.registry.find(source)
+        too_long = KitaruStateError(f"loading {source.file} takes longer than {LOAD_SECONDS:g} s.")
+        if self._too_long is not None and not self._too_long.done():
+            # What else was claimed is of the same bundle: it would wait for the same.
+            raise too_long
         # Not on the loop: a module may take long, or for ever.
         loading = self.in_thread(functools.partial(_found, self.registry, source))
         done, _ = await asyncio.wait([loading], timeout=LOAD_SECONDS)
         if not done:
-            raise KitaruStateError(f"loading {source.file} takes longer than {LOAD_SECONDS:g} s.")
+            self._too_long = loading
+            raise too_long
         found = loading.result()
         if isinstance(found, Exception):
             raise found

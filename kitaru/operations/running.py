@@ -72,7 +72,12 @@ async def _until_idle(runtime: Runtime, spec: RunnerSpec, stopped: asyncio.Event
 
 async def _one(runtime: Runtime, spec: RunnerSpec, stopped: asyncio.Event) -> None:
     worker = runtime.worker
-    if not await worker.take_over(spec.exec_id):
+    taking = asyncio.ensure_future(worker.take_over(spec.exec_id))
+    told = asyncio.ensure_future(stopped.wait())
+    # Its code may take long to load. Who is told to end meanwhile gives it back by closing.
+    await asyncio.wait([taking, told], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not taking.done() or not taking.result():
         return
     busy_at = time.monotonic()
     while not stopped.is_set() and spec.exec_id in worker.runners:

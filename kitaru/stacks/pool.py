@@ -160,12 +160,7 @@ class RunnerPool:
             lease_seconds=self.settings.lease_seconds,
             log_file=str(self.settings.folder / f"{name}{ENDING}"),
         )
-        try:
-            runner = start_runner(spec, inherited=slots)
-        except KitaruError as error:
-            self._backoff.failed(route)
-            report(LogEvent.RUNNER_NOT_STARTED, route=route, error=str(error))
-            return
+        runner = start_runner(spec, inherited=slots)
         self.runners.append(runner)
         self._started_at[runner.pid] = time.monotonic()
         report(LogEvent.RUNNER_STARTED, route=route, pid=runner.pid, log=spec.log_file)

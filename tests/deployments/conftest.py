@@ -113,10 +113,15 @@ class Machine:
 
     def end(self) -> None:
         """Ends all that this journal's processes are."""
-        for worker in self.workers:
+        self.kill_workers()
+        self.kill_runners()
+
+    def kill_workers(self) -> None:
+        """Kills what was started to run until the test ends; runners go on."""
+        while self.workers:
+            worker = self.workers.pop()
             worker.kill()
             worker.wait()
-        self.kill_runners()
 
     def kitaru(
         self, folder: Path, *arguments: str, fails: bool = False, code: int | None = None
@@ -159,6 +164,11 @@ class Machine:
         """Tells one runner of this journal to end."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+
+    def terminate_runners(self) -> None:
+        """Tells every runner of this journal to end."""
+        for pid in self.runners:
+            self.terminate(pid)
 
     def kill_runners(self) -> int:
         """Kills every runner of this journal; returns how many there were."""

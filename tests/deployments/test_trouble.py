@@ -105,6 +105,40 @@ def test_a_runner_killed_while_it_loads_is_followed_by_one_that_runs(machine: An
     assert (found.status, found.takeovers) == ("completed", 1)
 
 
+def test_code_that_loads_slowly_is_waited_for_and_given_back_by_who_is_told_to_end(
+    machine: Any,
+) -> None:
+    # Longer than a lease lasts, and longer than a runner stays that has nothing to do.
+    machine.environment |= {"KITARU_LEASE_SECONDS": "1", "KITARU_RUNNER_IDLE_SECONDS": "0.5"}
+    mark = machine.folder / "go"
+    program = (
+        f"import os, time\nwhile 'bundles' in __file__ and not os.path.exists({str(mark)!r}):\n"
+    )
+    program += "    time.sleep(0.05)\n"
+    deploy(machine, {"flows.py": program + textwrap.dedent(PLAIN)})
+    exec_ids = [started(machine) for _ in range(2)]
+    machine.serve()
+
+    def head() -> Any:
+        (found,) = [each for each in machine.heads() if each.stream.endswith(exec_ids[0])]
+        return found
+
+    first = machine.until(lambda: head() if head().owner else None)
+    machine.until(lambda: head().lease_until > first.lease_until + 4_000_000)
+    assert (head().owner, head().epoch) == (first.owner, first.epoch)
+    # A lease that lasts: whoever has the execution next has been given it.
+    machine.kill_workers()
+    machine.terminate_runners()
+    machine.until(lambda: machine.runners == [])
+    assert [each.owner for each in machine.heads()] == [None, None]
+    mark.touch()
+    machine.serve()
+    for exec_id in exec_ids:
+        machine.until(lambda exec_id=exec_id: machine.execution(exec_id).status.is_finished)
+        found = machine.execution(exec_id)
+        assert (found.status, found.takeovers) == ("completed", 0)
+
+
 def test_a_bundle_that_is_gone_is_named_and_the_execution_is_not_lost(machine: Any) -> None:
     deploy(machine, {"flows.py": PLAIN})
     exec_id = started(machine)

@@ -68,6 +68,7 @@ def test_a_lease_whose_renewal_fails_is_not_relied_on_when_its_time_is_over() ->
     heart.renewing.failure = JournalUnavailable("not now")
     heart.beats.add(LEASE, time.monotonic())
     assert heart.beats.is_alive(LEASE.stream)
+    heart.beats.remove(LEASE.stream)
     heart.beats.add(LEASE, time.monotonic() - 3_600)
     heart.beats._renew()
     assert len(heart.failed) == 1
@@ -108,4 +109,15 @@ def test_a_renewal_that_was_under_way_does_not_prolong_another_epoch(
     monkeypatch.setattr(heart.renewing, "renew_blocking", renew_blocking)
     heart.beats.add(LEASE, time.monotonic())
     heart.beats._renew()
+    assert not heart.beats.is_alive(LEASE.stream)
+
+
+def test_what_was_renewed_lasts_so_long_also_when_it_is_added_again() -> None:
+    heart = Heart(seconds=3_600)
+    asked_at = time.monotonic()
+    heart.beats.add(LEASE, asked_at)
+    heart.beats.add(LEASE, asked_at - 3_600)
+    assert heart.beats.is_alive(LEASE.stream)
+    later = Lease(LEASE.stream, LEASE.owner, LEASE.epoch + 1, 0)
+    heart.beats.add(later, asked_at - 3_600)
     assert not heart.beats.is_alive(LEASE.stream)

@@ -130,10 +130,14 @@ async def test_it_looks_when_a_client_has_written_and_not_when_an_owner_has(
 
 
 @pytest.mark.parametrize(
-    "error", [JournalUnavailable("the disk is away"), OSError("the folder is away"), KeyError("a")]
+    "problem",
+    [JournalUnavailable("the disk is away"), OSError(28, "No space left on device"), KeyError("x")],
 )
 async def test_a_look_that_fails_does_not_end_it(
-    error: Exception, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    problem: Exception,
 ) -> None:
     monkeypatch.setattr(lookout, "LEAST_SECONDS", 0.0)
     looks = 0
@@ -144,7 +148,7 @@ async def test_a_look_that_fails_does_not_end_it(
         looks += 1
         watched.look_now()
         if looks == 1:
-            raise error
+            raise problem
         looked.set()
 
     watched = Lookout(journal, look)
@@ -152,3 +156,4 @@ async def test_a_look_that_fails_does_not_end_it(
     await looked.wait()
     await watched.close()
     assert looks >= 2
+    assert str(problem.args[-1]) in capsys.readouterr().err

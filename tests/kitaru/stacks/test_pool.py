@@ -1,5 +1,6 @@
 """A pool starts a runner where one is missing, never too many, and leaves none dead behind."""
 
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from kitaru.engine.executions import CATEGORY
 from kitaru.stacks import pool
 from kitaru.stacks.pool import PoolSettings, RunnerPool
 from kitaru.stacks.runners import RunnerProcess, RunnerSpec
+from kitaru.stacks.slots import Slots
 
 SLEEPS = "import time; time.sleep(600)"
 
@@ -181,3 +183,29 @@ async def test_code_that_could_not_be_loaded_is_told_once_for_each_route(
     await runners.look()
     await runners.look()
     assert capsys.readouterr().err.count("cannot be loaded: why") == 1
+
+
+def spoiled_lock(folder: Path) -> Path:
+    """A folder where the lock of a route's only runner should be."""
+    for slot in Slots(folder, "deployment:ab", 1).take(1):
+        os.close(slot)
+    [lock] = folder.glob("*.lock")
+    lock.unlink()
+    lock.mkdir()
+    return lock
+
+
+async def test_a_folder_that_cannot_be_used_is_told_and_left_alone_for_a_while(
+    tmp_path: Path, starter: Starter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = spoiled_lock(tmp_path)
+    journal, runners = await opened(tmp_path)
+    await due(journal, 1)
+    await due(journal, 2, "deployment:cd")
+    await runners.look()
+    # The other route has its runner all the same.
+    assert [spec.route for spec in starter.started] == ["deployment:cd"]
+    assert lock.name in capsys.readouterr().err
+    lock.rmdir()
+    await runners.look()
+    assert [spec.route for spec in starter.started] == ["deployment:cd", "deployment:ab"]
