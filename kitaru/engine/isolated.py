@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -80,9 +80,9 @@ class IsolatedAttempt:
             Raw(self._call.encoded),
         )
         with contextlib.ExitStack() as opened:
-            requests_read, requests_write = _pipe(opened)
-            answers_read, answers_write = _pipe(opened)
             try:
+                requests_read, requests_write = _pipe(opened)
+                answers_read, answers_write = _pipe(opened)
                 process = _start(requests_read.fd, answers_write.fd)
             except OSError as error:
                 problem = f"The process of checkpoint {self._call.path!r} cannot be started"
@@ -124,18 +124,16 @@ class IsolatedAttempt:
                 )
             # All ways at once: a large request must not wait for a body that talks already.
             wanted = [writing] if left else []
-            readable, writable, _ = select.select(
-                [reading, *printed.open], wanted, [], LOOK_SECONDS
-            )
-            if writable:
+            ready = _ready([reading, *printed.open], wanted, LOOK_SECONDS)
+            if writing in ready:
                 try:
                     left = left[os.write(writing, left) :]
                 except BrokenPipeError:
                     left = left[:0]
-            printed.pass_on(readable)
-            if reading not in readable:
+            printed.pass_on(ready)
+            if reading not in ready:
                 # Something that it has started may keep the pipes open.
-                if _has_ended(process) and not select.select([reading], [], [], 0)[0]:
+                if _has_ended(process) and not _ready([reading]):
                     return Delivery(error=self._died(process))
                 continue
             data = os.read(reading, READ_AT_ONCE)
@@ -217,9 +215,9 @@ class _Printed:
         """The pipes in which something may come."""
         return list(self._open)
 
-    def pass_on(self, readable: Sequence[int]) -> None:
+    def pass_on(self, ready: Collection[int]) -> None:
         """Prints what has come in these pipes."""
-        for fd in [fd for fd in readable if fd in self._open]:
+        for fd in [fd for fd in self._open if fd in ready]:
             decoder, name = self._open[fd]
             data = os.read(fd, READ_AT_ONCE)
             if not data:
@@ -228,12 +226,22 @@ class _Printed:
 
     def close(self) -> None:
         """Prints what is left; the process has ended."""
-        while readable := select.select(self.open, [], [], 0)[0]:
-            self.pass_on(readable)
+        while ready := _ready(self.open):
+            self.pass_on(ready)
         for pipe in self._pipes:
             pipe.close()
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _ready(reading: Sequence[int], writing: Sequence[int] = (), seconds: float = 0.0) -> set[int]:
+    """Those of the files that can be read from, or written to, within so many seconds."""
+    # No select(): it knows no file above number 1023, and a process may well have more open.
+    waiting = select.poll()
+    for files, kind in ((reading, select.POLLIN), (writing, select.POLLOUT)):
+        for fd in files:
+            waiting.register(fd, kind)
+    return {fd for fd, _ in waiting.poll(seconds * 1_000)}
 
 
 class _End:

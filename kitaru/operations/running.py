@@ -9,7 +9,7 @@ import time
 
 from kitaru.bootstrap import Runtime, set_explicit
 from kitaru.operations.serving import signalled
-from kitaru.stacks.logs import capture
+from kitaru.stacks.logs import capture, forget_empty
 from kitaru.stacks.runners import RunnerSpec
 
 LOOK_SECONDS = 0.25
@@ -33,6 +33,7 @@ def run(spec: RunnerSpec) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         sys.stdout.flush()
         sys.stderr.flush()
+        forget_empty(spec.log_file)
 
 
 async def _run(spec: RunnerSpec) -> None:

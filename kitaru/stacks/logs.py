@@ -21,7 +21,7 @@ from kitaru.engine.context import CheckpointScope, scope
 
 MOST_BYTES = 8 * 1024 * 1024
 """How long a file may grow before it is set aside; what was set aside before goes."""
-MOST_FILES = 50
+MOST_FILES = 200
 LONGEST_LINE = 64 * 1024
 ENDING = ".log"
 OLDER = ".1"
@@ -50,18 +50,40 @@ class LogFile:
         self._path = path
         self._lock = threading.Lock()
         self._written = _size(path)
+        self._lost = 0
+        """Lines that could not be written since the last one that could."""
+        self._is_torn = False
+        """Whether only a part of the last line is in the file."""
 
     def add(self, line: LogLine) -> None:
-        """Appends a line; from every thread."""
+        """Appends a line; from every thread.
+
+        Where that fails, because the disk is full for example, the line is lost, and the next one
+        that can be written says so: the step that prints it must not fail with it.
+        """
         data = msgspec.json.encode(line) + b"\n"
         with self._lock:
-            if self._written + len(data) > MOST_BYTES:
-                self._set_aside()
-            self._written += len(data)
-            os.write(1, data)
+            try:
+                self._append(data)
+            except OSError:
+                self._lost += 1
+
+    def _append(self, data: bytes) -> None:
+        if self._written + len(data) > MOST_BYTES:
+            self._set_aside()
+        if self._lost:
+            text = f"({self._lost} lines could not be written here)"
+            told = LogLine(text=text, at=time.time_ns() // 1_000, stream="stderr")
+            data = b"\n" * self._is_torn + msgspec.json.encode(told) + b"\n" + data
+        written = os.write(1, data)
+        self._written += written
+        self._is_torn = written < len(data)
+        self._lost = self._lost + 1 if self._is_torn else 0
 
     def _set_aside(self) -> None:
-        os.replace(self._path, self._path + OLDER)
+        # Somebody may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._path, self._path + OLDER)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for standard in (1, 2):
             os.dup2(descriptor, standard)
@@ -132,23 +154,26 @@ def read_lines(
 ) -> list[LogLine]:
     """The lines in a folder of logs, oldest first: those of an execution, and a call, if named.
 
-    `names` are the files to look into; None: all. Files that vanish meanwhile are passed over.
+    `names` are the files to look into; None: all. Files that vanish meanwhile are passed over. In
+    the file of a runner of that execution alone, all that is said by nobody is the execution's.
     """
     wanted = exec_id.encode()
     found = [
         line
         for file in _files(folder, names)
+        for is_own in [bool(exec_id) and file.name.startswith(f"{exec_id}-")]
         for data in _raw_lines(file)
-        if wanted in data
+        if is_own or wanted in data
         for line in _decoded(data)
-        if (not exec_id or line.exec_id == exec_id) and (not call or line.call == call)
+        if not exec_id or line.exec_id == exec_id or (is_own and not line.exec_id)
+        if not call or line.call == call
     ]
     return sorted(found, key=lambda line: line.at)
 
 
 def make_room(folder: Path) -> None:
     """Removes the oldest log files where there are too many."""
-    files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: file.name)
+    files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: (_changed_at(file), file.name))
     for file in files[: max(0, len(files) - MOST_FILES)]:
         for old in (file, Path(f"{file}{OLDER}")):
             with contextlib.suppress(OSError):
@@ -183,6 +208,20 @@ def _place() -> tuple[str, str]:
     if here is None:
         return "", ""
     return here.runner.exec_id, here.path if isinstance(here, CheckpointScope) else ""
+
+
+def forget_empty(path: str) -> None:
+    """A runner that has said nothing needs no file for it."""
+    with contextlib.suppress(OSError):
+        if os.path.getsize(path) == 0:
+            os.unlink(path)
+
+
+def _changed_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _size(path: str) -> int:

@@ -13,7 +13,7 @@ from kitaru.engine.upcasts import decode_event
 from kitaru.errors import KitaruError, KitaruStateError
 from kitaru.image import NO_IMAGE
 from kitaru.stacks.lookout import Backoff, FreeExecutions, Lookout, told
-from kitaru.stacks.port import Executor, Work
+from kitaru.stacks.port import Ended, Executor, Work
 from kitaru.telemetry import LogEvent, report
 
 PATIENCE_SECONDS = 3.0
@@ -61,7 +61,8 @@ class Placer:
 
     async def look(self, patience: float = PATIENCE_SECONDS) -> None:
         """One look at what is due, with a runner placed wherever one is missing."""
-        await asyncio.to_thread(self._tidy_up)
+        for runner in await asyncio.to_thread(self._tidy_up):
+            await self._say_what_it_was(runner)
         free = await self._free.see()
         full: set[str] = set()
         # The longest free first: there may not be room for all.
@@ -118,7 +119,16 @@ class Placer:
         )
         return stack.type, work
 
-    def _tidy_up(self) -> None:
+    async def _say_what_it_was(self, runner: Ended) -> None:
+        """Where a runner died before it had the execution, nobody else has said anything of it."""
+        head = await self._journal.head(f"{CATEGORY}-{runner.exec_id}")
+        if head is not None and head.epoch == runner.epoch:
+            said = f"; what it said is in {runner.log}" if runner.log else ""
+            problem = f"its runner, {runner.where}, had not begun when {runner.problem}{said}"
+            await self._record(runner.exec_id, problem)
+
+    def _tidy_up(self) -> list[Ended]:
+        died = []
         for executor in self.executors.values():
             for runner in executor.ended():
                 stream = f"{CATEGORY}-{runner.exec_id}"
@@ -133,3 +143,5 @@ class Placer:
                     error=runner.problem,
                     log=runner.log,
                 )
+                died.append(runner)
+        return died

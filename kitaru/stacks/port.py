@@ -37,14 +37,17 @@ class Placed(Struct, frozen=True):
     """The file with its output."""
 
 
-class Ended(Struct, frozen=True):
+class Ended(Struct, frozen=True, kw_only=True):
     """A runner that has ended since somebody asked last."""
 
     exec_id: str
     where: str
+    epoch: int
+    """That of the last lease before it was placed."""
     problem: str = ""
     """How it ended, if not by itself."""
     log: str = ""
+    """The file with its output; empty where it said nothing."""
 
 
 class Executor(Protocol):

@@ -1,8 +1,8 @@
 """Stacks of type `process`: every execution has a runner process of its own on this machine."""
 
-import contextlib
 import os
 import secrets as chance
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from kitaru.domain.execution.state import STACK_ROUTES
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.image import ImageSettings
 from kitaru.stacks.images.environments import python_for, with_frozen_packages
+from kitaru.stacks.logs import ENDING, forget_empty, make_room
 from kitaru.stacks.port import Ended, Placed, Work
 from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
 from kitaru.stacks.slots import Slots
@@ -21,6 +22,9 @@ from kitaru.stacks.slots import Slots
 EACH_RUNNER_SETTING = 4
 """How many executions of one stack run at once on this machine, for each of `runners`: a process
 that calls services only waits, mostly."""
+
+MOST_BYTES_OF_A_VARIABLE = 100_000
+"""Less than what the systems that Kitaru runs on take."""
 
 
 class ProcessSettings(Struct, frozen=True, kw_only=True):
@@ -63,6 +67,7 @@ class ProcessExecutor:
                 f"image.secret_environment_from: {', '.join(missing)} is not set here; set it in "
                 "the environment of the process that starts the flow."
             )
+        _check_sizes(frozen)
         python_for(frozen, self._settings.environments)
         return frozen
 
@@ -87,6 +92,7 @@ class ProcessExecutor:
             try:
                 if not taken and os.name == "posix":
                     return False
+                make_room(self._settings.folder)
                 runner = start_runner(self._spec(work, python, secrets), inherited=taken)
             finally:
                 for slot in taken:
@@ -133,9 +139,9 @@ class ProcessExecutor:
             exec_id=work.exec_id,
             idle_seconds=self._settings.idle_seconds,
             lease_seconds=self._settings.lease_seconds,
-            log_file=str(self._settings.folder / f"{name}.log"),
+            log_file=str(self._settings.folder / f"{name}{ENDING}"),
             python=python,
-            environment={**(work.image.environment or {}), **secrets},
+            environment={**_activated(python), **(work.image.environment or {}), **secrets},
         )
 
     def _reap(self) -> None:
@@ -145,18 +151,36 @@ class ProcessExecutor:
             if code is None:
                 continue
             del self._running[key]
-            _forget_empty(runner.spec.log_file)
+            log = runner.spec.log_file
+            forget_empty(log)
             problem = "" if code == 0 else f"it ended with code {code}"
             self._ended.append(
-                Ended(key[0], f"process {runner.pid}", problem, runner.spec.log_file)
+                Ended(
+                    exec_id=key[0],
+                    where=f"process {runner.pid}",
+                    epoch=key[1],
+                    problem=problem,
+                    log=log if os.path.exists(log) else "",
+                )
             )
 
 
-def _forget_empty(log: str) -> None:
-    """A runner that has said nothing needs no file for it."""
-    with contextlib.suppress(OSError):
-        if os.path.getsize(log) == 0:
-            os.unlink(log)
+def _activated(python: str) -> dict[str, str]:
+    """What lets the runner's own subprocesses find what its environment has, and nothing else's."""
+    if python == sys.executable:
+        return {}
+    folder = os.path.dirname(python)
+    path = os.pathsep.join([folder, *filter(None, [os.environ.get("PATH")])])
+    return {"VIRTUAL_ENV": os.path.dirname(folder), "PATH": path}
+
+
+def _check_sizes(image: ImageSettings) -> None:
+    for name, value in (image.environment or {}).items():
+        if len(value.encode()) > MOST_BYTES_OF_A_VARIABLE:
+            raise KitaruUsageError(
+                f"image.environment: {name} is longer than {MOST_BYTES_OF_A_VARIABLE} bytes, which "
+                "is more than a process can be given; put it into a file."
+            )
 
 
 def _missing(image: ImageSettings, environment: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import click
 
+from kitaru.domain.stack.decide import LOCAL
 from kitaru.operations import deployed, reading
 from kitaru.stacks.logs import LogLine
 from kitaru.surfaces.cli.commands import Command
@@ -20,12 +21,18 @@ LIMIT = click.option("--limit", type=click.IntRange(1), help="Only the last line
 @LIMIT
 @click.pass_context
 def logs(ctx: click.Context, exec_id: str, call: str, limit: int | None) -> None:
-    """What an execution has printed in the runner processes of its deployed version."""
+    """What an execution has printed in runner processes: of a deployed version, or of a stack."""
     with reading.opened_journal() as reader:
         execution = reading.get(reader, exec_id)
     output = show_logs(ctx, [execution.exec_id], call=call, limit=limit)
-    if execution.deployment is None and not output.is_json:
-        output.note("It runs no deployed version: it prints where the process does that runs it.")
+    options = execution.options
+    stack = None if options is None else options.stack
+    is_here = execution.deployment is None and (stack is None or stack.type == LOCAL)
+    if is_here and not output.is_json:
+        output.note(
+            "It runs neither a deployed version nor on a stack with processes: it prints where the "
+            "process does that runs it."
+        )
 
 
 def show_logs(

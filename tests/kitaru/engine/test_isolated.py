@@ -3,6 +3,7 @@ records what came of it."""
 
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -223,6 +224,28 @@ def unreachable() -> None:
     inner()
 
 
+opened = []
+
+
+@checkpoint
+def press() -> None:
+    try:
+        while True:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return
+
+
+@flow
+def pressed() -> str:
+    press()
+    try:
+        pid(Page("a", 1))
+    except kitaru.KitaruCheckpointProcessError as error:
+        return f"{type(error).__name__}: {error}"
+    return "it has run"
+
+
 if __name__ == "__main__":
     raise SystemExit("this part is not for a checkpoint's process")
 """
@@ -305,6 +328,37 @@ def test_every_attempt_has_a_process_of_its_own(agents: ModuleType, name: str) -
     assert len({*isolated, inline}) == len(isolated) + 1
     # What a body does to its arguments is not seen by the flow.
     assert (before, after) == (1, 2)
+
+
+@pytest.fixture
+def most_files() -> Iterator[int]:
+    """How many files this process may have open: for once more than select() knows."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2_000 if before[1] == resource.RLIM_INFINITY else min(2_000, before[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    yield most
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_runner_may_have_many_files_open(agents: ModuleType, most_files: int) -> None:
+    if most_files < 2_000:
+        pytest.skip("this process may not have so many files open")
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        assert start(agents.transporting, 200_000).wait()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def test_a_runner_that_may_open_no_more_files_says_so(agents: ModuleType, most_files: int) -> None:
+    try:
+        found = start(agents.pressed).wait()
+    finally:
+        for descriptor in agents.opened:
+            os.close(descriptor)
+    assert "KitaruCheckpointProcessError: The process of checkpoint 'pid" in found
+    assert "cannot be started: [Errno 24]" in found
 
 
 @pytest.mark.parametrize("name", ["pids", "pids_async"])

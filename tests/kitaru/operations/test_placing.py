@@ -31,6 +31,7 @@ DEADLINE_SECONDS = 90.0
 PROGRAM = """
 import os
 import pathlib
+import shutil
 import sys
 import time
 
@@ -95,6 +96,16 @@ def long(folder: str) -> int:
 def asking(folder: str) -> str:
     trace(folder, "pass")
     return kitaru.wait(schema=str, name="name")
+
+
+@checkpoint
+def find_python() -> tuple[str | None, str, str]:
+    return shutil.which("python"), os.environ.get("VIRTUAL_ENV", ""), sys.executable
+
+
+@flow
+def finding() -> list:
+    return list(find_python())
 
 
 @checkpoint(runtime="isolated")
@@ -425,6 +436,32 @@ def test_a_start_that_finds_no_runner_is_kept_and_placed_later(agents: Any) -> N
     assert "its stack cannot give it a runner: The folder of the runners" in found
     folder.unlink()
     assert handle.wait(DEADLINE_SECONDS)[0] == 1
+
+
+def test_a_runner_that_dies_before_it_begins_is_told_of(agents: Any, folder: Path) -> None:
+    image = {"environment": {"PYTHONHOME": str(folder)}}
+    handle = agents.agent.run(1, stack="isolated", image=image)
+    found = until(lambda: execution(handle).status_reason, "it is not said why it stands still")
+    assert "had not begun when it ended with code 1; what it said is in " in found
+    assert Path(found.rpartition(" is in ")[2]).is_file()
+    kitaru.KitaruClient().executions.force_cancel(handle.exec_id)
+
+
+def test_a_variable_that_no_process_can_have_starts_nothing(agents: Any) -> None:
+    image = {"environment": {"LONG": "x" * 200_000}}
+    with pytest.raises(KitaruUsageError, match=r"image\.environment: LONG is longer than"):
+        agents.agent.run(1, stack="isolated", image=image)
+    assert kitaru.KitaruClient().executions.list() == []
+
+
+def test_a_runners_subprocesses_find_what_its_environment_has(agents: Any) -> None:
+    image: dict[str, Any] = {"requirements": []}
+    which, active, python = agents.finding.run(stack="isolated", image=image).wait(DEADLINE_SECONDS)
+    assert which == python
+    assert Path(active) == Path(python).parents[1]
+    image = {"requirements": [], "environment": {"PATH": "/nowhere"}}
+    handle = agents.finding.run(stack="isolated", image=image)
+    assert handle.wait(DEADLINE_SECONDS)[0] is None
 
 
 def test_an_execution_that_cannot_be_read_keeps_none_of_the_others(agents: Any) -> None:

@@ -1,11 +1,13 @@
 """What is printed is found by where it was printed; no file grows for ever."""
 
 import io
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kitaru.engine.context import CheckpointScope, FlowScope, scope
@@ -139,10 +141,48 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     assert [line.text for line in read_lines(tmp_path, names=["gone.log"])] == []
 
 
+def test_all_that_the_runner_of_one_execution_says_is_that_executions(tmp_path: Path) -> None:
+    lines = b'No module named kitaru\n{"text":"2","at":2,"exec_id":"e"}\n{"text":"3","exec_id":"f"}'
+    (tmp_path / f"e-1{ENDING}").write_bytes(lines)
+    (tmp_path / f"other{ENDING}").write_bytes(b"e is another one's\n")
+    found = [line.text for line in read_lines(tmp_path, exec_id="e")]
+    assert found == ["No module named kitaru", "2"]
+
+
+FAILS = """
+import os, sys
+from kitaru.stacks import logs
+logs.capture(sys.argv[1])
+print("one")
+kept, full = os.dup(1), os.open("/dev/full", os.O_WRONLY)
+os.dup2(full, 1)
+print("two")
+print("three")
+os.dup2(kept, 1)
+print("four")
+logs.MOST_BYTES = 0
+os.unlink(sys.argv[1])
+print("five")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no file here is always full")
+def test_a_line_that_cannot_be_written_fails_nothing_and_is_told_of(tmp_path: Path) -> None:
+    file = tmp_path / f"runner{ENDING}"
+    gone = file.open("a+b")
+    with gone as log:
+        subprocess.run([sys.executable, "-c", FAILS, file], stdout=log, stderr=log, check=True)
+        log.seek(0)
+        before = [msgspec.json.decode(line, type=LogLine).text for line in log]
+    assert before == ["one", "(2 lines could not be written here)", "four"]
+    assert [line.text for line in read_lines(tmp_path)] == ["five"]
+
+
 def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "MOST_FILES", 2)
-    for number in range(4):
+    for age, number in enumerate((1, 0, 3, 2)):
         (tmp_path / f"{number}{ENDING}").touch()
+        os.utime(tmp_path / f"{number}{ENDING}", (age, age))
         (tmp_path / f"{number}{ENDING}{logs.OLDER}").touch()
     (tmp_path / "slot.lock").touch()
     make_room(tmp_path)
