@@ -1,6 +1,7 @@
 """What a runner process does: it runs the executions of its route until it is idle."""
 
 import asyncio
+import functools
 import os
 import shutil
 import sys
@@ -68,8 +69,7 @@ def _keep_to_this_process(slots: Sequence[int]) -> None:
     """A process that a flow starts, and that outlives this one, must not keep its place."""
     for slot in slots:
         os.set_inheritable(slot, False)
-    if slots:
-        os.register_at_fork(after_in_child=lambda: [os.close(slot) for slot in slots])
+        os.register_at_fork(after_in_child=functools.partial(os.close, slot))
 
 
 async def _run(spec: RunnerSpec, at_end: Callable[[], None] = lambda: None) -> None:
