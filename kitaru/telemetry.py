@@ -246,6 +246,15 @@ class LogEvent(StrEnum):
         "code",
         "log",
     )
+    RUNNER_CUT_OFF = (
+        "runner_cut_off",
+        "warning",
+        (
+            "A runner process that had nothing to do any more was kept by threads or processes "
+            "that a flow's code had left, and was ended."
+        ),
+        "threads",
+    )
     WORKER_IDLE = (
         "worker_idle",
         "debug",

@@ -1,33 +1,42 @@
 """What a runner process does: it runs the executions of its route until it is idle."""
 
 import asyncio
+import functools
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Sequence
 
 from kitaru.bootstrap import Runtime, set_explicit
 from kitaru.operations.serving import signalled
 from kitaru.stacks.logs import capture, forget_empty
 from kitaru.stacks.runners import RunnerSpec
+from kitaru.telemetry import LogEvent, report
 
+FOLDER_PREFIX = "kitaru-runner-"
 LOOK_SECONDS = 0.25
 LETTING_GO_SECONDS = 5.0
+ENDING_SECONDS = 5.0
+"""How long a runner that has given back all it had is waited for by what its code has left."""
 
 
-def run(spec: RunnerSpec) -> None:
+def run(spec: RunnerSpec, *, at_end: Callable[[], None] = lambda: None) -> None:
     """Runs executions until there are none, or SIGTERM; then gives back what it has.
 
-    Raises KitaruBackendError when the journal cannot be opened.
+    `at_end` is called when it has, before what flows have left on the loop is waited for. Raises
+    KitaruBackendError when the journal cannot be opened.
     """
+    _keep_to_this_process(spec.slots)
     if spec.log_file:
         capture(spec.log_file)
     # Its own: flows that write files beside themselves find nobody else's there.
-    folder = tempfile.mkdtemp(prefix="kitaru-runner-")
+    folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
     os.chdir(folder)
     try:
-        asyncio.run(_run(spec))
+        asyncio.run(_run(spec, at_end))
     finally:
         os.chdir(tempfile.gettempdir())
         shutil.rmtree(folder, ignore_errors=True)
@@ -36,7 +45,35 @@ def run(spec: RunnerSpec) -> None:
         forget_empty(spec.log_file)
 
 
-async def _run(spec: RunnerSpec) -> None:
+def end_in_time() -> None:
+    """Ends this process in some seconds, if it does not end by itself before.
+
+    A thread that a flow has left (one of a `ThreadPoolExecutor`, or of `asyncio.to_thread`) would
+    keep it for ever, and with it the place of a runner that does something.
+    """
+    threading.Thread(target=_cut_off, name="kitaru-end", daemon=True).start()
+
+
+def _cut_off() -> None:
+    time.sleep(ENDING_SECONDS)
+    left = [each.name for each in threading.enumerate() if each.name != "kitaru-end"]
+    report(LogEvent.RUNNER_CUT_OFF, threads=", ".join(left))
+    folder = os.getcwd()
+    if os.path.basename(folder).startswith(FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _keep_to_this_process(slots: Sequence[int]) -> None:
+    """A process that a flow starts, and that outlives this one, must not keep its place."""
+    for slot in slots:
+        os.set_inheritable(slot, False)
+        os.register_at_fork(after_in_child=functools.partial(os.close, slot))
+
+
+async def _run(spec: RunnerSpec, at_end: Callable[[], None] = lambda: None) -> None:
     runtime = await Runtime.open(
         spec.journal,
         spec.lease_seconds,
@@ -55,7 +92,10 @@ async def _run(spec: RunnerSpec) -> None:
         await runtime.worker.let_idle_go(LETTING_GO_SECONDS)
     finally:
         set_explicit(None)
-        await runtime.close()
+        try:
+            await runtime.close()
+        finally:
+            at_end()
 
 
 async def _until_idle(runtime: Runtime, spec: RunnerSpec, stopped: asyncio.Event) -> None:

@@ -38,6 +38,8 @@ class RunnerSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_seconds: float = 30.0
     log_file: str = ""
     """Where its standard output and error go; empty: nowhere."""
+    slots: tuple[int, ...] = ()
+    """The open files that it inherits and keeps as long as it lives: its places among others."""
     python: str = ""
     """The interpreter; empty: that of the starter."""
     environment: dict[str, str] = {}
@@ -99,6 +101,7 @@ def start_runner(spec: RunnerSpec, *, inherited: Sequence[int] = ()) -> RunnerPr
 
     Raises KitaruBackendError when it cannot be started.
     """
+    spec = replace(spec, slots=tuple(inherited))
     environment = {k: v for k, v in os.environ.items() if k not in NOT_PASSED_ON}
     environment["KITARU_JOURNAL"] = spec.journal
     environment |= spec.environment

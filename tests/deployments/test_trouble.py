@@ -1,5 +1,7 @@
 """Code that cannot be loaded, runners that die, bundles that are gone: named, and nothing lost."""
 
+import os
+import signal
 import sqlite3
 import textwrap
 from typing import Any
@@ -12,6 +14,23 @@ PLAIN = """
     @checkpoint
     def work(n: int) -> int:
         return n + 1
+
+    @flow
+    def agent(n: int = 1) -> int:
+        return work(n)
+    """
+LEAVES = """
+    import subprocess, time
+    from concurrent.futures import ThreadPoolExecutor
+    from kitaru import checkpoint, flow
+
+    @checkpoint(cache=False)
+    def work(n: int) -> int:
+        ThreadPoolExecutor(1).submit(time.sleep, 600)
+        left = subprocess.Popen(["sleep", "600"], close_fds=False)
+        with open({left!r}, "a") as file:
+            print(left.pid, file=file)
+        return n
 
     @flow
     def agent(n: int = 1) -> int:
@@ -137,6 +156,24 @@ def test_code_that_loads_slowly_is_waited_for_and_given_back_by_who_is_told_to_e
         machine.until(lambda exec_id=exec_id: machine.execution(exec_id).status.is_finished)
         found = machine.execution(exec_id)
         assert (found.status, found.takeovers) == ("completed", 0)
+
+
+def test_what_a_flow_leaves_behind_keeps_no_runner_and_no_runners_place(machine: Any) -> None:
+    machine.environment |= {"KITARU_RUNNERS": "1", "KITARU_RUNNER_IDLE_SECONDS": "0.5"}
+    left = machine.folder / "left"
+    deploy(machine, {"flows.py": LEAVES.format(left=str(left))})
+    machine.serve()
+    try:
+        for number in range(2):
+            exec_id = started(machine, f', inputs={{"n": {number}}}')
+            machine.until(lambda exec_id=exec_id: machine.execution(exec_id).status.is_finished)
+            assert machine.execution(exec_id).status == "completed"
+            machine.until(lambda: machine.runners == [])
+        logs = (machine.folder / "journal.db-runners").glob("*.log")
+        assert all("runner_cut_off" in log.read_text() for log in logs)
+    finally:
+        for pid in left.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_a_bundle_that_is_gone_is_named_and_the_execution_is_not_lost(machine: Any) -> None:
