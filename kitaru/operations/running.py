@@ -1,7 +1,6 @@
 """What a runner process does: it runs the executions of its route until it is idle."""
 
 import asyncio
-import functools
 import os
 import shutil
 import sys
@@ -70,7 +69,14 @@ def _keep_to_this_process(slots: Sequence[int]) -> None:
     """A process that a flow starts, and that outlives this one, must not keep its place."""
     for slot in slots:
         os.set_inheritable(slot, False)
-        os.register_at_fork(after_in_child=functools.partial(os.close, slot))
+    inherited = list(slots)
+
+    def close_in_child() -> None:
+        # Once: in a child of the child these are the numbers of other files.
+        while inherited:
+            os.close(inherited.pop())
+
+    os.register_at_fork(after_in_child=close_in_child)
 
 
 async def _run(spec: RunnerSpec, at_end: Callable[[], None] = lambda: None) -> None:

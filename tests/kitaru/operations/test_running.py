@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,34 @@ async def test_a_signal_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     await opened.wait()
     os.kill(os.getpid(), signal.SIGTERM)
     await going
+
+
+FORKS = """
+import os, sys
+from kitaru.operations.running import _keep_to_this_process
+
+slot = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+_keep_to_this_process([slot])
+if os.fork():
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+    os.fstat(slot)
+    sys.exit()
+# The number is free in the child, and the next file gets it.
+other = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+assert other == slot
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+os.write(other, b"kept")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_children_have_none_of_its_places_and_keep_files_of_their_own(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, str(tmp_path / "slot"), str(tmp_path / "own")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "own").read_text() == "kept"
