@@ -207,12 +207,19 @@ def _loaded(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
         yield from _loaded(ast.iter_child_nodes(node))
 
 
-def commit_of(root: str) -> Commit | None:
-    """The commit that a folder stands at; None where git does not know."""
+def commit_of(root: str, paths: Iterable[str]) -> Commit | None:
+    """The commit that a folder stands at, and whether these files of it are the commit's.
+
+    None where git does not know.
+    """
     sha = _git(root, "rev-parse", "HEAD")
-    if not sha:
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    known = _git(root, "ls-files", "-z", "--recurse-submodules")
+    if not sha or changed is None or known is None:
         return None
-    return Commit(sha=sha, is_dirty=bool(_git(root, "status", "--porcelain", "--", ".")))
+    # What git ignores may be deployed all the same.
+    is_dirty = bool(changed) or not set(paths) <= set(os.fsdecode(known).split("\0"))
+    return Commit(sha=sha.decode(), is_dirty=is_dirty)
 
 
 def _import_roots(root: str, paths: Iterable[str]) -> list[str]:
@@ -234,7 +241,8 @@ def _relative(path: str, root: str) -> str:
     return "" if relative == os.curdir else relative.replace(os.sep, "/")
 
 
-def _git(folder: str, *arguments: str) -> str:
+def _git(folder: str, *arguments: str) -> bytes | None:
+    """What git says; None where it cannot."""
     import subprocess  # not for running flows
 
     try:
@@ -242,10 +250,9 @@ def _git(folder: str, *arguments: str) -> str:
             ["git", *arguments],  # noqa: S607 - the git of whoever deploys
             cwd=folder,
             capture_output=True,
-            text=True,
             timeout=GIT_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -87,7 +87,7 @@ def package(
         defaults=defaults if named else None,
         default_names=tuple(named),
         options=options,
-        commit=commit_of(root),
+        commit=commit_of(root, bundle.paths),
         deployed_from=root,
         python=platform.python_version(),
     )

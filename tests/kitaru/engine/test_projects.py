@@ -144,18 +144,29 @@ def test_the_commit_and_its_dirtiness_are_gits_word(tmp_path: Path) -> None:
         )
         return done.stdout.strip()
 
-    assert commit_of(str(tmp_path)) is None
-    make(tmp_path, "flows.py")
+    def dirty(*paths: str) -> bool:
+        commit = commit_of(str(tmp_path), paths)
+        assert commit is not None
+        assert commit.sha == git("rev-parse", "HEAD")
+        return commit.is_dirty
+
+    assert commit_of(str(tmp_path), []) is None
+    make(tmp_path, "flows.py", "lib/\u00fc.py")
     git("init", "-q")
+    assert commit_of(str(tmp_path), ["flows.py"]) is None
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    commit = commit_of(str(tmp_path))
-    assert commit is not None
-    assert (commit.sha, commit.is_dirty) == (git("rev-parse", "HEAD"), False)
+    assert not dirty("flows.py", "lib/\u00fc.py")
+    # What git does not know, or was told to pass over, is not in the commit.
+    make(tmp_path, "new.py", ".git/info/exclude")
+    (tmp_path / ".git/info/exclude").write_text("ignored.py")
+    assert not dirty("flows.py")
+    assert dirty("flows.py", "new.py")
+    assert dirty("ignored.py")
     (tmp_path / "flows.py").write_text("x = 1")
-    commit = commit_of(str(tmp_path))
-    assert commit is not None
-    assert commit.is_dirty
+    assert dirty("flows.py")
+    (tmp_path / ".git/index").write_bytes(b"damaged")
+    assert commit_of(str(tmp_path), ["flows.py"]) is None
 
 
 @pytest.mark.parametrize(
