@@ -4,10 +4,10 @@ A bundle is a MessagePack list of names and contents. It has no compression and 
 links, devices or modes, so that there is little for a forged one to try.
 """
 
-import fnmatch
-import glob
+import functools
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -34,6 +34,9 @@ IGNORED = (
     "venv",
     ".env",
     ".env.*",
+    ".envrc",
+    ".netrc",
+    ".pypirc",
     "__pycache__",
     "*.py[co]",
     "*.egg-info",
@@ -43,12 +46,17 @@ IGNORED = (
     ".mypy_cache",
     ".pytest_cache",
     ".ruff_cache",
+    ".hypothesis",
+    ".coverage",
     ".ipynb_checkpoints",
     ".idea",
     ".vscode",
     ".DS_Store",
 )
-"""What is no part of a project's source, wherever it is in the tree, unless a rule takes it in."""
+"""What is no part of a project's source, wherever it is in the tree, unless a rule takes it in
+by its name: no `!*` does."""
+ENVIRONMENT_FILE = "pyvenv.cfg"
+"""What makes a folder a virtual environment, whatever its name."""
 
 
 class NotBundled(KitaruUsageError):
@@ -96,12 +104,20 @@ class Rule(Struct, frozen=True):
     takes_in: bool = False
     only_folders: bool = False
 
+    @property
+    def is_by_name(self) -> bool:
+        """Whether it is about one name, and not about all of a form."""
+        return not any(sign in self.pattern.rpartition("/")[2] for sign in "*?[")
+
     def covers(self, path: str, is_folder: bool) -> bool:
         """Whether it is about this path; without a slash it is about names anywhere."""
         if self.only_folders and not is_folder:
             return False
         name = path if "/" in self.pattern else path.rpartition("/")[2]
-        return fnmatch.fnmatchcase(name, self.pattern.removeprefix("/"))
+        return _expression(self.pattern.removeprefix("/")).fullmatch(name) is not None
+
+
+_OWN_RULES = tuple(map(Rule, IGNORED))
 
 
 def bundle_of(root: str, *, without: Sequence[str] = ()) -> Bundle:
@@ -110,19 +126,19 @@ def bundle_of(root: str, *, without: Sequence[str] = ()) -> Bundle:
     `without` are paths from the root that no rule takes in: what changes by itself, such as the
     journal.
     """
-    rules = [*_rules(root), *(Rule(f"/{glob.escape(path)}") for path in without)]
+    rules = [*_rules(root), *(Rule(f"/{_literally(path)}") for path in without)]
     files: list[BundledFile] = []
     size = 0
-    for path in _walk(root, "", rules):
+    for path in _walk(root, rules):
         content = _read(root, path, MOST_BYTES - size)
         size += len(content)
         files.append(BundledFile(path, content))
         if len(files) > MOST_FILES:
             raise NotBundled(root, f"it has more than {MOST_FILES} files. {_ADVICE}")
-    files.sort(key=lambda file: file.path.encode())
     problem = _problem_of([file.path for file in files])
     if problem:
-        raise NotBundled(root, problem)
+        raise NotBundled(root, f"{problem} {_ADVICE}")
+    files.sort(key=lambda file: file.path.encode())
     data = msgspec.msgpack.encode(_Content(FORMAT, tuple(files)))
     return Bundle(data, hashlib.sha256(data).hexdigest(), tuple(file.path for file in files))
 
@@ -194,53 +210,125 @@ def _put_in_place(draft: Path, folder: Path) -> None:
 
 
 def _rules(root: str) -> list[Rule]:
-    rules = [Rule(pattern) for pattern in IGNORED]
+    rules = list(_OWN_RULES)
     place = Path(root, IGNORE_FILE)
     if place.is_symlink() or not place.is_file():
         return rules
     try:
-        lines = place.read_text("utf-8").splitlines()
+        lines = place.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise NotBundled(str(place), "it is not UTF-8.") from None
+    except OSError as error:
+        raise NotBundled(str(place), f"{error.strerror}.") from error
     for line in map(str.strip, lines):
         if line and not line.startswith("#"):
             pattern = line.removeprefix("!")
-            rules.append(Rule(pattern.rstrip("/"), line.startswith("!"), pattern.endswith("/")))
+            rule = Rule(pattern.rstrip("/"), line.startswith("!"), pattern.endswith("/"))
+            try:
+                _expression(rule.pattern)
+            except re.error as error:
+                raise NotBundled(str(place), f"{line!r} is no pattern: {error}.") from None
+            rules.append(rule)
     return rules
+
+
+_PATTERN_PARTS = re.compile(
+    r"""
+    (?P<above>^\*\*/|(?<=/)\*\*/)     # any folders above, or none
+    | (?P<below>(?<=/)\*\*$)          # all that is below
+    | (?P<many>\*+)
+    | (?P<one>\?)
+    | \[(?P<isnot>[!^]?)(?P<signs>\]?[^\]/]*)\]
+    | \\(?P<itself>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@functools.cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    """A pattern of an ignore file as a regular expression."""
+    found, end = "", 0
+    for part in _PATTERN_PARTS.finditer(pattern):
+        found += re.escape(pattern[end : part.start()]) + _meaning(part)
+        end = part.end()
+    return re.compile(found + re.escape(pattern[end:]), re.DOTALL)
+
+
+def _meaning(part: re.Match[str]) -> str:
+    match part.lastgroup:
+        case "above":
+            return "(?:.*/)?"
+        case "below":
+            return ".*"
+        case "many":
+            return "[^/]*"
+        case "one":
+            return "[^/]"
+        case "itself":
+            return re.escape(part["itself"])
+        case _:
+            signs = re.sub(r"([\\\[^&~|])", r"\\\1", part["signs"])
+            return f"(?!/)[{'^' if part['isnot'] else ''}{signs}]"
+
+
+def _literally(path: str) -> str:
+    """The pattern of this path alone."""
+    return re.sub(r"([\\*?\[])", r"\\\1", path)
 
 
 def _ignored(path: str, is_folder: bool, rules: Sequence[Rule]) -> bool:
     # The last rule that is about a path decides, as people know it from git.
     for rule in reversed(rules):
         if rule.covers(path, is_folder):
-            return not rule.takes_in
+            return not rule.takes_in or (
+                not rule.is_by_name and any(own.covers(path, is_folder) for own in _OWN_RULES)
+            )
     return False
 
 
-def _walk(root: str, below: str, rules: Sequence[Rule]) -> Iterator[str]:
+def _walk(root: str, rules: Sequence[Rule]) -> Iterator[str]:
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        inner: list[str] = []
+        for entry in _entries(os.path.join(root, below)):
+            path = f"{below}/{entry.name}" if below else entry.name
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if _ignored(path, is_folder, rules):
+                continue
+            if not is_folder:
+                yield path
+            elif not _is_environment(entry.path) or _taken_in(path, rules):
+                inner.append(path)
+        folders.extend(reversed(inner))
+
+
+def _entries(folder: str) -> list["os.DirEntry[str]"]:
     try:
-        entries = sorted(os.scandir(os.path.join(root, below)), key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise NotBundled(os.path.join(root, below), f"{error.strerror}.") from error
-    for entry in entries:
-        path = f"{below}/{entry.name}" if below else entry.name
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if _ignored(path, is_folder, rules):
-            continue
-        if is_folder:
-            yield from _walk(root, path, rules)
-        else:
-            yield path
+        raise NotBundled(folder, f"{error.strerror}.") from error
+
+
+def _is_environment(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, ENVIRONMENT_FILE))
+
+
+def _taken_in(path: str, rules: Sequence[Rule]) -> bool:
+    return any(rule.takes_in and rule.is_by_name and rule.covers(path, True) for rule in rules)
 
 
 def _read(root: str, path: str, most: int) -> bytes:
     place = os.path.join(root, path)
-    if stat.S_ISLNK(os.lstat(place).st_mode):
-        problem = f"it is a symbolic link; put the file itself there, or name it in {IGNORE_FILE}."
-        raise NotBundled(place, problem)
-    if not stat.S_ISREG(os.lstat(place).st_mode):
-        raise NotBundled(place, f"it is no ordinary file; name it in {IGNORE_FILE}.")
     try:
+        mode = os.lstat(place).st_mode
+        if stat.S_ISLNK(mode):
+            problem = "it is a symbolic link; put the file itself there, or name it in"
+            raise NotBundled(place, f"{problem} {IGNORE_FILE}.")
+        if not stat.S_ISREG(mode):
+            raise NotBundled(place, f"it is no ordinary file; name it in {IGNORE_FILE}.")
         # A link or a pipe that has just taken the file's place is refused, not followed.
         descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as stream:

@@ -1,10 +1,12 @@
 """What of a project is deployed with a flow: its root, where its modules are, what git says."""
 
 import ast
+import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kitaru.domain.deployment.events import Commit, EntryPoint
 from kitaru.domain.execution.events import SourceReference
@@ -74,6 +76,14 @@ def entry_point(reference: SourceReference, root: str, paths: Sequence[str]) -> 
             file=reference.file,
         )
     own = _relative(reference.root or os.path.dirname(os.path.realpath(reference.file)), root)
+    if own.split("/")[0] == os.pardir:
+        raise SourceNotLoadable(
+            f"Module {reference.module} is imported from {reference.root}, which is above its "
+            f"project {root}: a runner could not find it there. Mark the folder that it is "
+            f"imported from with `kitaru init`, and no folder below.",
+            target=f"{reference.file}:{reference.qualname}",
+            file=reference.file,
+        )
     return EntryPoint(
         module=reference.module,
         qualname=reference.qualname,
@@ -95,6 +105,72 @@ def defines_flow(content: bytes, qualname: str) -> bool:
         and node.name == name
         and bool(node.decorator_list)
         for node in ast.walk(tree)
+    )
+
+
+def defines_still(content: bytes, function: Callable[..., Any]) -> bool:
+    """Whether a file defines a loaded function with the parameters that it was loaded with.
+
+    True where it cannot be told: for a function that another one stands for, or that is not from a
+    file. Raises SyntaxError for a file that is no Python any more.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or hasattr(function, "__wrapped__") or not os.path.isfile(code.co_filename):
+        return True
+    names, asynchronous = code.co_qualname.split("."), inspect.iscoroutinefunction(function)
+    taken = _parameters_of_code(function)
+    return any(
+        _parameters_of_tree(node.args) == taken
+        and isinstance(node, ast.AsyncFunctionDef) == asynchronous
+        for node in _definitions(ast.parse(content).body, names)
+    )
+
+
+def _definitions(
+    body: Iterable[ast.AST], names: Sequence[str]
+) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions of this qualified name, whatever blocks they stand in."""
+    for node in body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                if [node.name] == list(names):
+                    yield node
+            case ast.ClassDef():
+                if node.name == names[0]:
+                    yield from _definitions(node.body, names[1:])
+            case _:
+                yield from _definitions(ast.iter_child_nodes(node), names)
+
+
+def _parameters_of_tree(found: ast.arguments) -> tuple[Any, ...]:
+    return (
+        [each.arg for each in found.posonlyargs],
+        [each.arg for each in found.args],
+        found.vararg.arg if found.vararg else None,
+        [each.arg for each in found.kwonlyargs],
+        found.kwarg.arg if found.kwarg else None,
+        len(found.defaults),
+        {
+            each.arg
+            for each, default in zip(found.kwonlyargs, found.kw_defaults, strict=True)
+            if default is not None
+        },
+    )
+
+
+def _parameters_of_code(function: Any) -> tuple[Any, ...]:
+    code = function.__code__
+    names = list(code.co_varnames)
+    by_place, by_name = code.co_argcount, code.co_kwonlyargcount
+    rest = names[by_place + by_name :]
+    return (
+        names[: code.co_posonlyargcount],
+        names[code.co_posonlyargcount : by_place],
+        rest.pop(0) if code.co_flags & inspect.CO_VARARGS else None,
+        names[by_place : by_place + by_name],
+        rest.pop(0) if code.co_flags & inspect.CO_VARKEYWORDS else None,
+        len(function.__defaults__ or ()),
+        set(function.__kwdefaults__ or ()),
     )
 
 
@@ -131,12 +207,19 @@ def _loaded(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
         yield from _loaded(ast.iter_child_nodes(node))
 
 
-def commit_of(root: str) -> Commit | None:
-    """The commit that a folder stands at; None where git does not know."""
+def commit_of(root: str, paths: Iterable[str]) -> Commit | None:
+    """The commit that a folder stands at, and whether these files of it are the commit's.
+
+    None where git does not know.
+    """
     sha = _git(root, "rev-parse", "HEAD")
-    if not sha:
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    known = _git(root, "ls-files", "-z", "--recurse-submodules")
+    if not sha or changed is None or known is None:
         return None
-    return Commit(sha=sha, is_dirty=bool(_git(root, "status", "--porcelain", "--", ".")))
+    # What git ignores may be deployed all the same.
+    is_dirty = bool(changed) or not set(paths) <= set(os.fsdecode(known).split("\0"))
+    return Commit(sha=sha.decode(), is_dirty=is_dirty)
 
 
 def _import_roots(root: str, paths: Iterable[str]) -> list[str]:
@@ -158,7 +241,8 @@ def _relative(path: str, root: str) -> str:
     return "" if relative == os.curdir else relative.replace(os.sep, "/")
 
 
-def _git(folder: str, *arguments: str) -> str:
+def _git(folder: str, *arguments: str) -> bytes | None:
+    """What git says; None where it cannot."""
     import subprocess  # not for running flows
 
     try:
@@ -166,10 +250,9 @@ def _git(folder: str, *arguments: str) -> str:
             ["git", *arguments],  # noqa: S607 - the git of whoever deploys
             cwd=folder,
             capture_output=True,
-            text=True,
             timeout=GIT_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,21 +1,32 @@
 """Inputs that come as JSON from outside: checked against a function's signature and converted."""
 
+import functools
 import inspect
+import itertools
+import json
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kitaru.engine import formats
 from kitaru.engine.codec.registry import REGISTRY
 from kitaru.engine.codec.scope import function_hints
 from kitaru.engine.codec.shapes import CustomShape
 from kitaru.errors import KitaruUsageError
 
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+MOST_PROBLEMS = 10
+LONGEST_PROBLEM = 300
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 _DEFINITIONS = "#/$defs/{name}"
+_NOTHING: dict[str, Any] = {"not": {}}
 _UNIONS = (typing.Union, types.UnionType)
 
 Schema = dict[str, Any]
@@ -56,15 +67,10 @@ def converted(value: object, hint: Any, name: str) -> object:
 
 def schema_of(hint: Any, where: str) -> bytes:
     """The JSON schema of an annotation, as JSON. Raises ``KitaruUsageError`` when it has none."""
-    definitions: Schema = {}
-    hook = _schema_hook(definitions)
     try:
-        (schema,), shared = msgspec.json.schema_components(
-            [hint], schema_hook=hook, ref_template=_DEFINITIONS
-        )
+        (schema,), definitions = _components([hint])
     except Exception as error:  # msgspec says no in several ways
         raise KitaruUsageError(f"{where}: {hint!r} has no JSON schema: {error}") from error
-    definitions = {**definitions, **shared}
     return msgspec.json.encode(schema | {"$defs": definitions} if definitions else schema)
 
 
@@ -80,19 +86,56 @@ def _plain_model(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        # By the names that it is given by.
+        return value.model_dump(mode="json", by_alias=True)
+    registered = REGISTRY.by_class(type(value))
+    if registered is not None and isinstance(registered.shape, CustomShape):
+        (data,) = registered.shape.apart(value)
+        return data
     raise TypeError(f"`{type(value).__qualname__}` cannot be given as JSON")
 
 
 def problem_with(value: object, schema: Schema, name: str) -> str | None:
     """Why a plain JSON value does not fit a JSON schema, naming the field; None when it does."""
-    from jsonschema import Draft202012Validator
+    checks = _validator()(schema, format_checker=formats.checker())
+    found = list(itertools.islice(checks.iter_errors(value), MOST_PROBLEMS + 1))
+    problems = [_problem(error, name) for error in found]
+    if len(found) > MOST_PROBLEMS:
+        problems[-1] = "and more"
+    return "; ".join(problems) or None
 
-    found = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(e.path))
-    if not found:
-        return None
-    places = [f"{name}{error.json_path.removeprefix('$')}" for error in found]
-    return "; ".join(f"{at}: {error.message}" for at, error in zip(places, found, strict=True))
+
+@functools.cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    return extend(  # type: ignore[no-untyped-call]
+        Draft202012Validator, {"contentEncoding": _check_encoding}
+    )
+
+
+def _check_encoding(
+    _: object, encoding: object, value: object, __: object
+) -> "Iterator[ValidationError]":
+    from jsonschema.exceptions import ValidationError
+
+    if encoding == "base64" and isinstance(value, str) and not formats.is_base64(value):
+        yield ValidationError(f"{value!r} is not base64")
+
+
+def _problem(error: "ValidationError", name: str) -> str:
+    from jsonschema.exceptions import best_match
+
+    # Of a union, the member that fits best.
+    nearest = best_match([error]) or error
+    message = nearest.message
+    if nearest.validator == "not" and nearest.schema == _NOTHING:
+        message = "it has no name to be given by"
+    if len(message) > LONGEST_PROBLEM:
+        half = LONGEST_PROBLEM // 2
+        message = f"{message[:half]} ... {message[-half:]}"
+    return f"{name}{nearest.json_path.removeprefix('$')}: {message}"
 
 
 def _known(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
@@ -207,7 +250,9 @@ def input_schema(function: Callable[..., Any]) -> Schema:
     schemas, definitions = _schemas({name: hints.get(name, Any) for name in parameters})
     schema: Schema = {
         "type": "object",
-        "properties": {name: schemas[name] | _default(each) for name, each in inputs.items()},
+        "properties": {name: schemas[name] | _default(each) for name, each in inputs.items()}
+        # Else they would be taken for some of the `**kwargs`.
+        | {name: _NOTHING for name, each in parameters.items() if each.kind in _BY_PLACE},
         "required": [
             name for name, each in inputs.items() if each.default is inspect.Parameter.empty
         ],
@@ -218,44 +263,85 @@ def input_schema(function: Callable[..., Any]) -> Schema:
 
 def _schemas(hints: Mapping[str, Any]) -> tuple[dict[str, Schema], Schema]:
     """The schema of each hint, and the definitions that they share."""
-    definitions: Schema = {}
-    hook = _schema_hook(definitions)
-    sound = {name: hint for name, hint in hints.items() if _has_schema(hint, hook)}
+    sound = {name: hint for name, hint in hints.items() if _has_schema(hint)}
     # All at once, so that two classes of one name get two definitions.
-    schemas, shared = msgspec.json.schema_components(
-        sound.values(), schema_hook=hook, ref_template=_DEFINITIONS
-    )
+    schemas, definitions = _components(list(sound.values()))
     found = dict(zip(sound, schemas, strict=True))
-    return {name: found.get(name, {}) for name in hints}, {**definitions, **shared}
+    return {name: found.get(name, {}) for name in hints}, definitions
 
 
-def _has_schema(hint: Any, hook: Callable[[type], Schema]) -> bool:
+def _has_schema(hint: Any) -> bool:
     try:
-        msgspec.json.schema_components([hint], schema_hook=hook, ref_template=_DEFINITIONS)
+        _components([hint])
     except Exception:  # msgspec says no in several ways
         return False
     return True
 
 
-def _schema_hook(definitions: Schema) -> Callable[[type], Schema]:
-    """For the classes that msgspec does not know; adds what they define to ``definitions``."""
+def _components(hints: Sequence[Any]) -> tuple[tuple[Schema, ...], Schema]:
+    """The schema of each hint, and the definitions that they share."""
+    models = _Models(())
+    schemas, own = _asked(hints, models)
+    if models.definitions.keys() & own.keys():
+        # Which names msgspec needs is known when it is done.
+        models = _Models(own)
+        schemas, own = _asked(hints, models)
+    formats.say_times(hints, schemas, own)
+    return schemas, {**models.definitions, **own}
 
-    def schema(cls: Any) -> Schema:
+
+def _asked(hints: Sequence[Any], models: "_Models") -> tuple[tuple[Schema, ...], Schema]:
+    return msgspec.json.schema_components(
+        hints, schema_hook=models.schema_of, ref_template=_DEFINITIONS
+    )
+
+
+class _Models:
+    """The classes that msgspec does not know, and the definitions that pydantic's refer to."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.definitions: Schema = {}
+        self._taken = frozenset(taken)
+
+    def schema_of(self, cls: Any) -> Schema:
         if isinstance(cls, type) and issubclass(cls, PurePath):
             return {"type": "string", "format": "path"}
-        if hasattr(cls, "model_json_schema"):
-            model: Schema = cls.model_json_schema()
-            definitions.update(model.pop("$defs", {}))
-            return model
-        return {}
+        if not hasattr(cls, "model_json_schema"):
+            return {}
+        model: Schema = cls.model_json_schema()
+        definitions: Schema = model.pop("$defs", {})
+        # Each model names its definitions for itself: one name may mean two things.
+        for suffix in itertools.chain([""], map("_{}".format, itertools.count(2))):
+            named = {f"{name}{suffix}": each for name, each in definitions.items()}
+            renamed = _renamed(named, definitions, suffix)
+            if all(self._is_free(name, each) for name, each in renamed.items()):
+                break
+        self.definitions.update(renamed)
+        return dict(_renamed(model, definitions, suffix))
 
-    return schema
+    def _is_free(self, name: str, schema: Schema) -> bool:
+        return name not in self._taken and self.definitions.get(name, schema) == schema
+
+
+def _renamed(schema: Any, names: Iterable[str], suffix: str) -> Any:
+    """The same schema, whose references to these definitions have the suffix."""
+    references = {f"#/$defs/{name}": f"#/$defs/{name}{suffix}" for name in names}
+
+    def renamed(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: renamed(each) for name, each in part.items()}
+        if isinstance(part, list):
+            return [renamed(each) for each in part]
+        return references.get(part, part) if isinstance(part, str) else part
+
+    return renamed(schema)
 
 
 def _default(parameter: inspect.Parameter) -> Schema:
     if parameter.default is inspect.Parameter.empty:
         return {}
     try:
-        return {"default": msgspec.to_builtins(parameter.default)}
-    except TypeError:  # a default that JSON cannot say
-        return {}
+        said = json.dumps(plain_json(parameter.default), allow_nan=False, ensure_ascii=False)
+        return {"default": json.loads(said.encode())}
+    except (KitaruUsageError, TypeError, ValueError, RecursionError):
+        return {}  # a default that JSON cannot say

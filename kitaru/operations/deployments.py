@@ -94,6 +94,8 @@ async def deploy(
     The version, its bundle and its tags are one append: another process sees all of them or none.
     Raises KitaruUsageError and KitaruStateError for tags that cannot be moved so.
     """
+    if not isinstance(tags, Mapping):
+        raise KitaruUsageError(f"tags={tags!r}: a dict is needed, such as {{'stable': True}}.")
     await _check_name(runtime, flow, package)
     command = Deploy(package.facts, dict(tags), default_on_first)
     made, *_ = await _decided(runtime, flow, lambda _: command, package.blobs, known=False)

@@ -15,12 +15,14 @@ from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.projects import (
     check_root,
     commit_of,
+    defines_still,
     deployable,
     entry_point,
     project_root,
     start_at_top_level,
 )
 from kitaru.engine.schema import input_schema
+from kitaru.engine.source import SourceNotLoadable
 from kitaru.engine.values import Blobs, stored
 from kitaru.errors import KitaruDeploymentInputValuesError, KitaruUsageError
 
@@ -68,7 +70,7 @@ def package(
     flow = definition.name
     _check_parameters(definition)
     deployable(reference, flow)
-    _check_guard(reference, flow)
+    _check_file(reference, definition)
     named = _named(definition, args, kwargs) if needs_inputs else {}
     data = Codec().encode(named, where="arguments", types=definition.types)
     defaults, blobs = stored(data)
@@ -85,7 +87,7 @@ def package(
         defaults=defaults if named else None,
         default_names=tuple(named),
         options=options,
-        commit=commit_of(root),
+        commit=commit_of(root, bundle.paths),
         deployed_from=root,
         python=platform.python_version(),
     )
@@ -101,15 +103,31 @@ def _check_parameters(definition: FlowDefinition) -> None:
         )
 
 
-def _check_guard(reference: SourceReference, flow: str) -> None:
-    """What a file starts when it is loaded, it would start in every runner that loads it."""
+def _check_file(reference: SourceReference, definition: FlowDefinition) -> None:
+    """A runner loads the file as it is now, and all of it."""
+    flow = definition.name
     with open(reference.file, "rb") as file:
-        line = start_at_top_level(file.read(), reference.qualname)
-    if line:
+        content = file.read()
+    # What a file starts when it is loaded, it would start in every runner that loads it.
+    if line := start_at_top_level(content, reference.qualname):
         raise KitaruUsageError(
             f"Flow {flow!r} cannot be deployed: {reference.file}:{line} starts or deploys it "
             "whenever the file is loaded, and so in every runner. Put that behind "
             '`if __name__ == "__main__":`, or into a file of its own.'
+        )
+    try:
+        is_still_there = defines_still(content, definition.function)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise SourceNotLoadable(
+            f"Flow {flow!r} cannot be deployed: {reference.file} was edited after it was loaded, "
+            f"and cannot be read as Python now: {error}.",
+            target=f"{reference.file}:{reference.qualname}",
+            file=reference.file,
+        ) from error
+    if not is_still_there:
+        raise KitaruUsageError(
+            f"Flow {flow!r} cannot be deployed: {reference.file} was edited after it was loaded, "
+            f"and no longer defines it with these parameters. Load it anew, in a new process."
         )
 
 

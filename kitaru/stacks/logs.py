@@ -4,6 +4,7 @@ A runner has one file of JSON lines. What C code prints goes there as it is, and
 execution. A full file is set aside once, and the oldest files go: none of it grows for ever.
 """
 
+import codecs
 import contextlib
 import io
 import os
@@ -12,12 +13,15 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from kitaru.engine.context import CheckpointScope, scope
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MOST_BYTES = 8 * 1024 * 1024
 """How long a file may grow before it is set aside; what was set aside before goes."""
@@ -95,10 +99,15 @@ class TaggedStream(io.TextIOBase):
     """Stands for `sys.stdout` or `sys.stderr`: whole lines, each with where it was printed."""
 
     encoding = "utf-8"
+    errors = "backslashreplace"
+    mode = "w"
 
     def __init__(self, file: LogFile, stream: Stream) -> None:
         self._file = file
         self._stream = stream
+        self.name = f"<{stream}>"
+        self.buffer = TaggedBytes(self)
+        """For programs that write bytes, as they do to `sys.stdout.buffer`."""
         self._lock = threading.Lock()
         self._begun: dict[tuple[str, str], str] = {}
         """Lines that have no end yet, by where they are printed."""
@@ -106,7 +115,16 @@ class TaggedStream(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    def reconfigure(self, **options: object) -> None:
+        """Takes what programs say to `sys.stdout`; lines and UTF-8 are what it writes anyhow."""
+
+    def detach(self) -> Any:
+        """What a program wraps anew; nothing is written past it."""
+        return self.buffer
+
     def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         place = _place()
         with self._lock:
             *whole, rest = (self._begun.pop(place, "") + text).split("\n")
@@ -140,6 +158,37 @@ class TaggedStream(io.TextIOBase):
                 call=call,
             )
         )
+
+
+class TaggedBytes(io.BufferedIOBase):
+    """What stands for the bytes below a stream: they become text, and lines with it."""
+
+    def __init__(self, stream: TaggedStream) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._lock = threading.Lock()
+        self.name = stream.name
+        self.mode = "wb"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        raw = bytes(data)
+        with self._lock:
+            # A character may come in two halves.
+            text = self._decoder.decode(raw)
+        self._stream.write(text)
+        return len(raw)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Stays open, as the stream above it does."""
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 def capture(path: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,106 @@ def test_the_projects_own_rules_leave_out_and_take_in(tmp_path: Path) -> None:
     )
     expected = {".env", ".kitaruignore", "flows.py", "lib/__init__.py"}
     assert set(bundle_of(str(root)).paths) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ("*.csv", ["data/d.txt", "data/deep/c.txt"]),
+        ("/data/*.csv", ["a.csv", "data/d.txt", "data/deep/b.csv", "data/deep/c.txt"]),
+        ("data/**", ["a.csv"]),
+        ("data/**\n!data/d.txt", ["a.csv", "data/d.txt"]),
+        ("**/deep", ["a.csv", "data/b.csv", "data/d.txt"]),
+        ("deep/", ["a.csv", "data/b.csv", "data/d.txt"]),
+        ("data/**/*.csv", ["a.csv", "data/d.txt", "data/deep/c.txt"]),
+        ("**/a.csv", ["data/b.csv", "data/d.txt", "data/deep/b.csv", "data/deep/c.txt"]),
+        ("[!a].csv", ["a.csv", "data/d.txt", "data/deep/c.txt"]),
+        ("[]ab].csv\n?.txt", []),
+        ("\\\\a.csv\n[.csv\n\\\\*.csv\nd?d.txt\ndata?d.txt\ndata[/]d.txt", None),
+        ("\ufeffdata/", ["a.csv"]),
+        ("# data\n\n/data/", ["a.csv"]),
+    ],
+)
+def test_rules_mean_what_they_mean_to_git(
+    tmp_path: Path, rules: str, left: list[str] | None
+) -> None:
+    files = ["a.csv", "data/b.csv", "data/d.txt", "data/deep/b.csv", "data/deep/c.txt"]
+    project(tmp_path, dict.fromkeys(files, ""))
+    (tmp_path / bundles.IGNORE_FILE).write_text(rules, "utf-8")
+    found = [path for path in bundle_of(str(tmp_path)).paths if path != bundles.IGNORE_FILE]
+    assert found == (files if left is None else left)
+
+
+@pytest.mark.parametrize("rules", ["*\n!*/\n!*.py", "!*", "!**/*", "!.*", "!.env*\n!e*"])
+def test_secrets_and_environments_are_taken_in_by_name_alone(tmp_path: Path, rules: str) -> None:
+    left_out = [".env", ".git/hook.py", ".venv/a.py", "env311/pyvenv.cfg", "env311/b.py", "c.pyc"]
+    project(tmp_path, dict.fromkeys(["flows.py", *left_out], ""))
+    (tmp_path / bundles.IGNORE_FILE).write_text(rules)
+    assert set(bundle_of(str(tmp_path)).paths) - {bundles.IGNORE_FILE} == {"flows.py"}
+
+
+def test_a_rule_that_is_no_pattern_is_refused(tmp_path: Path) -> None:
+    (tmp_path / bundles.IGNORE_FILE).write_text("[z-a].txt")
+    with pytest.raises(NotBundled, match=r"'\[z-a\]\.txt' is no pattern"):
+        bundle_of(str(tmp_path))
+
+
+def test_a_path_that_no_rule_takes_in_is_that_path_alone(tmp_path: Path) -> None:
+    names = ["a[b]*.db", "ab.db", "a[b]x.db", "b/a[b]*.db"]
+    project(tmp_path, dict.fromkeys(names, ""))
+    assert set(bundle_of(str(tmp_path), without=[names[0]]).paths) == set(names[1:])
+
+
+def test_a_virtual_environment_of_any_name_is_not_deployed(tmp_path: Path) -> None:
+    files = {"a.py": "", "env311/pyvenv.cfg": "home = x", "env311/lib/site.py": ""}
+    project(tmp_path, files)
+    (tmp_path / "env311" / "python").symlink_to("/usr/bin/python3")
+    assert bundle_of(str(tmp_path)).paths == ("a.py",)
+    (tmp_path / "env311" / "python").unlink()
+    (tmp_path / bundles.IGNORE_FILE).write_text("!env311/")
+    assert "env311/lib/site.py" in bundle_of(str(tmp_path)).paths
+
+
+@pytest.mark.parametrize("name", [b"a\xff.txt", b"a\\b.txt", b"c:d.txt", b"x" * 250 + b".txt"])
+def test_a_name_that_is_no_plain_path_is_refused_by_name(tmp_path: Path, name: bytes) -> None:
+    folder = tmp_path / "/".join(["y" * 200] * 4) if len(name) > 200 else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(os.path.join(os.fsencode(folder), name), "wb"):
+        pass
+    with pytest.raises(NotBundled) as caught:
+        bundle_of(str(tmp_path))
+    assert "is no plain path inside its root" in str(caught.value)
+    assert bundles.IGNORE_FILE in str(caught.value)
+    (tmp_path / bundles.IGNORE_FILE).write_text("a*\nc*\n/yy*")
+    assert bundle_of(str(tmp_path)).paths == (bundles.IGNORE_FILE,)
+
+
+def test_a_tree_of_any_depth_is_walked_or_refused(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(sys.getrecursionlimit() + 100):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+    with pytest.raises(NotBundled, match="is no plain path inside its root"):
+        bundle_of(str(tmp_path))
+
+
+def test_a_file_that_vanishes_while_it_is_packed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(tmp_path, {"a.py": "", "b.py": ""})
+    read = bundles._read
+
+    def reads(root: str, path: str, most: int) -> bytes:
+        (tmp_path / "b.py").unlink(missing_ok=True)
+        return read(root, path, most)
+
+    monkeypatch.setattr(bundles, "_read", reads)
+    with pytest.raises(NotBundled, match=r"b\.py cannot be deployed: No such file"):
+        bundle_of(str(tmp_path))
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "flows.py", "nowhere", "."])

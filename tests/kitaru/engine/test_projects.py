@@ -1,8 +1,10 @@
 """What is deployed with a flow is its project, and a flow that no file holds is refused by name."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from kitaru.engine.projects import (
     check_root,
     commit_of,
     defines_flow,
+    defines_still,
     deployable,
     entry_point,
     project_root,
@@ -70,6 +73,62 @@ def test_the_entry_is_relative_to_the_root_with_the_folders_that_were_imported_f
     assert entry.import_roots == ("src", "lib", "")
 
 
+def test_a_module_that_is_imported_from_above_its_project_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "services/a/pyproject.toml", "services/a/flows.py")
+    file = str(tmp_path / "services/a/flows.py")
+    reference = SourceReference("services.a.flows", "agent", file, str(tmp_path))
+    told = rf"services\.a\.flows is imported from {tmp_path}, which is above its project"
+    with pytest.raises(SourceNotLoadable, match=told):
+        entry_point(reference, project_root(file), ["flows.py"])
+    (tmp_path / ".kitaru").mkdir()
+    entry = entry_point(reference, project_root(file), ["services/a/flows.py"])
+    assert (entry.file, entry.root) == ("services/a/flows.py", "")
+
+
+def loaded(a, b=1, /, c=2, *d, e, f=3, **g):  # type: ignore[no-untyped-def]
+    """A flow's function, as it was loaded."""
+
+
+@pytest.mark.parametrize(
+    ("now", "still"),
+    [
+        ("def loaded(a, b=1, /, c=2, *d, e, f=3, **g): return a", True),
+        (
+            "if x:\n  def loaded(): ...\nelse:\n  def loaded(a, b=9, /, c=9, *d, e, f=9, **g): 1",
+            True,
+        ),
+        ("def loaded(a, b, /, c=2, *d, e, f=3, **g): ...", False),
+        ("def loaded(a, b=1, c=2, *d, e, f=3, **g): ...", False),
+        ("def loaded(a, b=1, /, c=2, *h, e, f=3, **g): ...", False),
+        ("def loaded(a, b=1, /, c=2, *d, e=1, f=3, **g): ...", False),
+        ("def loaded(a, b=1, /, c=2, *d, e, f=3): ...", False),
+        ("async def loaded(a, b=1, /, c=2, *d, e, f=3, **g): ...", False),
+        ("def renamed(a, b=1, /, c=2, *d, e, f=3, **g): ...", False),
+        ("class A:\n  def loaded(a, b=1, /, c=2, *d, e, f=3, **g): ...", False),
+        ("", False),
+    ],
+)
+def test_an_edited_file_is_told_by_the_parameters(now: str, still: bool) -> None:
+    assert defines_still(now.encode(), loaded) == still
+
+
+class Holder:
+    @staticmethod
+    def flow(n: int) -> int:
+        return n
+
+
+def test_what_cannot_be_told_of_a_file_is_let_be() -> None:
+    assert defines_still(b"class Holder:\n  def flow(n): ...", Holder.flow)
+    assert not defines_still(b"class Holder:\n  def flow(m): ...", Holder.flow)
+    assert defines_still(b"", functools.wraps(loaded)(lambda *args: None))
+    namespace: dict[str, Any] = {}
+    exec("def made(a): ...", namespace)
+    assert defines_still(b"", namespace["made"])
+    with pytest.raises(SyntaxError):
+        defines_still(b"no Python", loaded)
+
+
 def test_a_flow_whose_file_is_left_out_is_named_with_the_rules(tmp_path: Path) -> None:
     make(tmp_path, "flows.py")
     reference = SourceReference("flows", "agent", str(tmp_path / "flows.py"), str(tmp_path))
@@ -85,18 +144,29 @@ def test_the_commit_and_its_dirtiness_are_gits_word(tmp_path: Path) -> None:
         )
         return done.stdout.strip()
 
-    assert commit_of(str(tmp_path)) is None
-    make(tmp_path, "flows.py")
+    def dirty(*paths: str) -> bool:
+        commit = commit_of(str(tmp_path), paths)
+        assert commit is not None
+        assert commit.sha == git("rev-parse", "HEAD")
+        return commit.is_dirty
+
+    assert commit_of(str(tmp_path), []) is None
+    make(tmp_path, "flows.py", "lib/\u00fc.py")
     git("init", "-q")
+    assert commit_of(str(tmp_path), ["flows.py"]) is None
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    commit = commit_of(str(tmp_path))
-    assert commit is not None
-    assert (commit.sha, commit.is_dirty) == (git("rev-parse", "HEAD"), False)
+    assert not dirty("flows.py", "lib/\u00fc.py")
+    # What git does not know, or was told to pass over, is not in the commit.
+    make(tmp_path, "new.py", ".git/info/exclude")
+    (tmp_path / ".git/info/exclude").write_text("ignored.py")
+    assert not dirty("flows.py")
+    assert dirty("flows.py", "new.py")
+    assert dirty("ignored.py")
     (tmp_path / "flows.py").write_text("x = 1")
-    commit = commit_of(str(tmp_path))
-    assert commit is not None
-    assert commit.is_dirty
+    assert dirty("flows.py")
+    (tmp_path / ".git/index").write_bytes(b"damaged")
+    assert commit_of(str(tmp_path), ["flows.py"]) is None
 
 
 @pytest.mark.parametrize(

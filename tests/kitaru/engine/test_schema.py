@@ -16,7 +16,7 @@ import pydantic
 import pytest
 
 from kitaru.engine.codec import registry
-from kitaru.engine.schema import bind_json, input_schema
+from kitaru.engine.schema import bind_json, input_schema, plain_json, problem_with
 from kitaru.errors import KitaruUsageError
 
 
@@ -210,7 +210,7 @@ def test_the_schema_says_what_a_flow_takes() -> None:
     properties = schema["properties"]
     assert properties["url"] == {"type": "string"}
     assert properties["item"] == {"$ref": "#/$defs/Item"}
-    assert properties["path"] == {"type": "string", "format": "path"}
+    assert properties["path"] == {"type": "string", "format": "path", "default": "a"}
     assert properties["depth"] == {"type": "integer", "default": 2}
     assert properties["odd"] == {"default": 3}
     assert properties["model"]["properties"]["inners"]["items"] == {"$ref": "#/$defs/Inner"}
@@ -227,3 +227,120 @@ def test_what_has_no_schema_may_be_anything() -> None:
         "required": ["a", "b", "c", "d"],
         "additionalProperties": False,
     }
+
+
+def test_a_default_that_json_cannot_say_is_left_out() -> None:
+    def function(
+        endless: float = float("inf"),
+        keys: Any = {(1, 2): 3},  # noqa: B006
+        half: str = "\ud800",
+        thing: object = print,
+        model: Any = Renamed(fullName="a"),  # noqa: B008
+        numbers: Any = {1: (2, 3)},  # noqa: B006
+    ) -> None:
+        raise NotImplementedError
+
+    properties = input_schema(function)["properties"]
+    said = {name: each["default"] for name, each in properties.items() if "default" in each}
+    assert said == {"model": {"fullName": "a"}, "numbers": {"1": [2, 3]}}
+
+
+class Renamed(pydantic.BaseModel):
+    full_name: str = pydantic.Field(alias="fullName")
+
+
+def test_a_model_is_given_by_the_names_that_it_takes() -> None:
+    given = plain_json([Renamed(fullName="a")])
+    assert problem_with({"value": given}, input_schema(takes(list[Renamed])), "inputs") is None
+    assert bind_json(takes(list[Renamed]), {"value": given}) == {"value": [Renamed(fullName="a")]}
+
+
+def test_a_registered_class_is_given_by_its_own_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = registry.TypeRegistry()
+    own.register(Fraction, encode=str, decode=Fraction)
+    monkeypatch.setattr("kitaru.engine.schema.REGISTRY", own)
+    assert plain_json({"parts": [Fraction(1, 2)]}) == {"parts": ["1/2"]}
+
+
+def first() -> Any:
+    class Part(pydantic.BaseModel):
+        left: int
+
+    class Item(pydantic.BaseModel):
+        part: Part
+        items: "list[Item]" = []
+
+    class One(pydantic.BaseModel):
+        item: Item
+
+    return One
+
+
+def second() -> Any:
+    class Part(pydantic.BaseModel):
+        right: int
+
+    class Item(pydantic.BaseModel):
+        part: Part
+        items: "list[Item]" = []
+
+    class Two(pydantic.BaseModel):
+        item: Item
+
+    return Two
+
+
+def test_definitions_of_one_name_are_each_models_own() -> None:
+    one, two = first(), second()
+
+    def function(a: Any, b: Any, c: Any, d: Any) -> None:
+        raise NotImplementedError
+
+    function.__annotations__.update(a=one, b=list[two], c=Item, d=one | None)  # type: ignore[valid-type]
+    schema = input_schema(function)
+    left: Any = {"item": {"part": {"left": 1}, "items": [{"part": {"left": 2}}]}}
+    right: Any = {"item": {"part": {"right": 1}, "items": [{"part": {"right": 2}}]}}
+    assert (
+        problem_with({"a": left, "b": [right], "c": {"name": "n"}, "d": left}, schema, "in") is None
+    )
+    told = problem_with({"a": right, "b": [left], "c": {"name": 1}, "d": None}, schema, "in")
+    assert told is not None
+    assert "in.a.item.part: 'left' is a required property" in told
+    assert "in.b[0].item.part: 'right' is a required property" in told
+    assert "in.c.name: 1 is not of type 'string'" in told
+
+
+def test_what_has_no_name_is_not_taken_for_a_keyword_argument() -> None:
+    def function(a: int, /, *rest: int, **more: int) -> None:
+        raise NotImplementedError
+
+    schema = input_schema(function)
+    assert problem_with({"b": 1}, schema, "inputs") is None
+    told = problem_with({"a": 1, "rest": 2}, schema, "inputs")
+    assert told == (
+        "inputs.a: it has no name to be given by; inputs.rest: it has no name to be given by"
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "told"),
+    [
+        (Item | None, {"name": 1}, "in.value.name: 1 is not of type 'string'"),
+        (int | str, [], "in.value: [] is not valid under any of the given schemas"),
+        (list[int], ["x"] * 50, "in.value[9]: 'x' is not of type 'integer'; and more"),
+        (datetime, "soon", "in.value: 'soon' is not a 'date-time'"),
+        (bytes, "%", "in.value: '%' is not base64"),
+    ],
+)
+def test_a_problem_is_told_at_the_field_that_has_it(annotation: Any, given: Any, told: str) -> None:
+    found = problem_with({"value": given}, input_schema(takes(annotation)), "in")
+    assert found is not None
+    assert found.endswith(told)
+
+
+def test_a_problem_with_a_huge_value_is_told_in_few_words() -> None:
+    found = problem_with({"value": "x" * 10**6}, input_schema(takes(int)), "inputs")
+    assert found is not None
+    assert found.startswith("inputs.value: 'xxx")
+    assert found.endswith("' is not of type 'integer'")
+    assert len(found) < 400

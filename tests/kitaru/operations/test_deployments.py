@@ -92,6 +92,10 @@ async def deploy(runtime: Runtime, file: Path, name: str, *args: Any, **kwargs: 
     return await deployments.deploy(runtime, name, made, tags={"default": True})
 
 
+def edit(file: Path, program: str) -> None:
+    file.write_text(program)
+
+
 async def started(runtime: Runtime, exec_id: str) -> ExecutionStarted:
     [fact] = await runtime.journal.read_stream(stream_of(exec_id))
     event = decode_event(fact)
@@ -134,6 +138,34 @@ async def test_what_cannot_be_deployed_leaves_nothing(runtime: Any, project: Pat
     with pytest.raises(NotBundled, match="link"):
         await deploy(runtime, project, "agent", "u")
     assert await runtime.journal.read_all() == []
+
+
+@pytest.mark.parametrize("tags", [["stable"], "stable", 5, {("a", "b")}])
+async def test_tags_are_a_mapping_by_name(runtime: Any, project: Path, tags: Any) -> None:
+    made = packaged(project, "plain")
+    with pytest.raises(KitaruUsageError, match=r"tags=.*: a dict is needed, such as"):
+        await deployments.deploy(runtime, "plain", made, tags=tags)
+    assert await deployments.listed(runtime) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (PROGRAM.replace("url: str", "address: str"), "no longer defines it with these parameters"),
+        (PROGRAM.replace("def agent", "def renamed"), "no longer defines it with these parameters"),
+        (PROGRAM + "def", "cannot be read as Python now"),
+    ],
+)
+async def test_what_was_edited_after_it_was_loaded_is_not_deployed_with_what_it_was(
+    runtime: Any, project: Path, now: str, told: str
+) -> None:
+    load_target(f"{project}:agent")
+    edit(project, now)
+    with pytest.raises(KitaruUsageError, match=told):
+        await deploy(runtime, project, "agent", "u")
+    assert await deployments.listed(runtime) == []
+    edit(project, PROGRAM.replace("url * count", "url"))
+    assert (await deploy(runtime, project, "agent", "u")).version == 1
 
 
 async def test_those_who_deploy_at_once_get_versions_without_gaps(

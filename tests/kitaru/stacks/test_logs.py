@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
@@ -190,6 +191,29 @@ def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert left == ["2.log", "2.log.1", "3.log", "3.log.1", "slot.lock"]
 
 
+def test_bytes_that_programs_write_are_lines_like_others(kept: Kept, stream: TaggedStream) -> None:
+    click.echo(b"by click", file=stream)  # type: ignore[arg-type]
+    data = "é\n".encode()
+    # A character may come in two halves, and not everything is text.
+    assert [stream.buffer.write(part) for part in (data[:1], data[1:], b"\xff\n")] == [1, 2, 2]
+    stream.buffer.write(memoryview(b"no end"))
+    stream.buffer.flush()
+    wrapped = io.TextIOWrapper(stream.detach(), encoding="utf-8", line_buffering=True)
+    print("wrapped", file=wrapped)
+    wrapped.close()
+    print("and goes on", file=stream)
+    told = ["by click", "é", "\\xff", "no end", "wrapped", "and goes on"]
+    assert [text for _, _, text in texts(kept)] == told
+
+
+def test_only_text_is_written_as_text(stream: TaggedStream) -> None:
+    with pytest.raises(TypeError, match="must be str, not bytes"):
+        stream.write(b"bytes")  # type: ignore[arg-type]
+
+
 def test_the_streams_are_what_programs_expect(stream: TaggedStream) -> None:
+    stream.reconfigure(encoding="utf-8", line_buffering=True)
+    assert (stream.name, stream.buffer.name, stream.buffer.fileno()) == ("<stdout>", "<stdout>", 1)
+    assert stream.buffer.writable()
     assert isinstance(stream, io.TextIOBase)
     assert (stream.writable(), stream.fileno(), stream.encoding) == (True, 1, "utf-8")
