@@ -118,6 +118,8 @@ def defines_still(content: bytes, function: Callable[..., Any]) -> bool:
     if code is None or hasattr(function, "__wrapped__") or not os.path.isfile(code.co_filename):
         return True
     names, asynchronous = code.co_qualname.split("."), inspect.iscoroutinefunction(function)
+    if "<locals>" in names:
+        return True
     taken = _parameters_of_code(function)
     return any(
         _parameters_of_tree(node.args) == taken

@@ -118,10 +118,23 @@ class Holder:
         return n
 
 
+def stood_for(function: Any) -> Any:
+    """What a decorator makes that copies the names by hand."""
+
+    def other(*args: Any) -> Any:
+        return function(*args)
+
+    other.__name__, other.__qualname__ = function.__name__, function.__name__
+    return other
+
+
 def test_what_cannot_be_told_of_a_file_is_let_be() -> None:
     assert defines_still(b"class Holder:\n  def flow(n): ...", Holder.flow)
     assert not defines_still(b"class Holder:\n  def flow(m): ...", Holder.flow)
     assert defines_still(b"", functools.wraps(loaded)(lambda *args: None))
+    stand_in = stood_for(loaded)
+    assert "<locals>" not in stand_in.__qualname__
+    assert defines_still(b"", stand_in)
     namespace: dict[str, Any] = {}
     exec("def made(a): ...", namespace)
     assert defines_still(b"", namespace["made"])
