@@ -10,6 +10,7 @@ from journal import RecordedEvent
 from kitaru.domain.deployment.events import EntryPoint, VersionDeployed
 from kitaru.domain.deployment.state import NOTHING_DEPLOYED, DeploymentState, evolve
 from kitaru.domain.execution.events import FrozenOptions
+from kitaru.domain.values import StoredValue
 from kitaru.engine.upcasts import decode_deployment_event
 from kitaru.projections.instants import instant
 from kitaru.projections.views import View
@@ -36,6 +37,8 @@ class DeployedVersion(View, frozen=True, kw_only=True):
     """The JSON schema of its inputs."""
     default_inputs: tuple[str, ...] = ()
     """The inputs that it has a value for, from when it was deployed."""
+    defaults: StoredValue | None = None
+    """Those values, by name; None where there are none."""
     options: FrozenOptions
     commit_sha: str | None = None
     commit_dirty: bool | None = None
@@ -93,6 +96,7 @@ def version_view(flow: str, known: Deployments, version: int) -> DeployedVersion
         entry=facts.entry,
         schema=msgspec.json.decode(schema) if schema else {},
         default_inputs=facts.default_names,
+        defaults=facts.defaults,
         options=facts.options,
         commit_sha=None if facts.commit is None else facts.commit.sha,
         commit_dirty=None if facts.commit is None else facts.commit.is_dirty,

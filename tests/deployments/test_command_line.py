@@ -62,6 +62,7 @@ def test_versions_and_tags_are_shown_moved_and_deleted(deployed: Any) -> None:
     deployed.kitaru(deployed.here, "flow", "untag", "agent", "beta", "--version", "2")
     shown = as_json(deployed, "flow", "deployments", "show", "agent", "--version", "2")["item"]
     assert (shown["tags"], shown["default_inputs"]) == ({}, ["text"])
+    assert shown["defaults"] == {"text": "b"}
     refused = deployed.kitaru(
         deployed.here, "flow", "deployments", "delete", "agent", "--version", "1", fails=True
     )
@@ -72,9 +73,9 @@ def test_versions_and_tags_are_shown_moved_and_deleted(deployed: Any) -> None:
     assert [item["version"] for item in items] == [2]
     for text in ("flow list", "flow show agent", "flow deployments list agent"):
         assert "2" in deployed.kitaru(deployed.here, *text.split())
-    assert "flows.py:agent" in deployed.kitaru(
-        deployed.here, "flow", "deployments", "show", "agent"
-    )
+    text = deployed.kitaru(deployed.here, "flow", "deployments", "show", "agent")
+    assert "flows.py:agent" in text
+    assert "Deployed with  text='b'" in text
 
 
 def test_without_waiting_a_runner_is_left_that_finishes_it(deployed: Any) -> None:

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from kitaru.domain.execution.events import FrozenOptions
 from kitaru.operations.containers import Containerised
 from kitaru.operations.deployed import FlowDetails
 from kitaru.projections.deployments import DeployedFlow, DeployedVersion
+from kitaru.surfaces.cli.schema_text import inputs_of
 from kitaru.surfaces.cli.tables import Column, table
 from kitaru.surfaces.cli.text import clock_text, counted, escaped
+from kitaru.surfaces.cli.values import arguments_preview
 
 SHORT_DIGEST = 12
 
@@ -80,6 +83,7 @@ def flow_text(details: FlowDetails) -> str:
 
 def details_text(version: DeployedVersion) -> str:
     """One version, with all that is known of it."""
+    image = version.options.image
     facts = [
         ("Flow", version.flow),
         ("Version", str(version.version)),
@@ -90,12 +94,17 @@ def details_text(version: DeployedVersion) -> str:
         ("Python", version.python),
         ("Bundle", f"{version.bundle} ({counted(version.files, 'file')}, {version.size} bytes)"),
         ("Entry point", f"{version.entry.file}:{version.entry.qualname}"),
-        ("Options", msgspec.json.encode(version.options).decode()),
-        ("Inputs", msgspec.json.encode(version.schema).decode()),
-        ("With defaults", ", ".join(version.default_inputs)),
+        ("Options", _options(version.options)),
+        ("Image", "" if image is None else msgspec.json.encode(image.masked()).decode()),
+        ("Deployed with", arguments_preview(version.defaults)),
     ]
     width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {escaped(text)}" for name, text in facts if text)
+    lines = [f"{name:<{width}}  {escaped(text)}" for name, text in facts if text]
+    inputs = inputs_of(version.schema)
+    if inputs:
+        columns = [Column("Input"), Column("Type", least=12), Column("Default", least=12)]
+        lines += ["", table(columns, inputs)]
+    return "\n".join(lines)
 
 
 def tags_text(version: DeployedVersion) -> str:
@@ -103,6 +112,15 @@ def tags_text(version: DeployedVersion) -> str:
     return ", ".join(
         f"{name}{'*' if alone else ''}" for name, alone in sorted(version.tags.items())
     )
+
+
+def _options(options: FrozenOptions) -> str:
+    said = [
+        f"retries {options.retries}" if options.retries else "",
+        "" if options.cache is None else f"cache {'on' if options.cache else 'off'}",
+        "" if options.stack is None else f"stack {options.stack.name}",
+    ]
+    return ", ".join(filter(None, said))
 
 
 def _numbers(flow: DeployedFlow) -> str:

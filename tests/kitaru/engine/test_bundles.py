@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ def test_a_name_that_is_no_plain_path_is_refused_by_name(tmp_path: Path, name: b
     assert bundle_of(str(tmp_path)).paths == (bundles.IGNORE_FILE,)
 
 
-def test_a_tree_of_any_depth_is_walked_or_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose innermost file no path of the system's leads to."""
     descriptor = os.open(tmp_path, os.O_RDONLY)
     for _ in range(sys.getrecursionlimit() + 100):
         os.mkdir("d", dir_fd=descriptor)
@@ -161,8 +164,17 @@ def test_a_tree_of_any_depth_is_walked_or_refused(tmp_path: Path) -> None:
         descriptor = below
     os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
     os.close(descriptor)
+    yield tmp_path
+    # Not left to pytest: what removes folders from within cannot go so deep.
+    while (tmp_path / "d/d").exists():
+        (tmp_path / "d/d").rename(tmp_path / "below")
+        (tmp_path / "d").rmdir()
+        (tmp_path / "below").rename(tmp_path / "d")
+
+
+def test_a_tree_of_any_depth_is_walked_or_refused(deep: Path) -> None:
     with pytest.raises(NotBundled, match="is no plain path inside its root"):
-        bundle_of(str(tmp_path))
+        bundle_of(str(deep))
 
 
 def test_a_file_that_vanishes_while_it_is_packed_is_named(

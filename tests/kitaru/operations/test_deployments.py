@@ -118,6 +118,8 @@ async def test_the_same_tree_is_the_same_bundle_and_another_version(
 async def test_a_version_tells_what_it_is(runtime: Any, project: Path) -> None:
     view = await deploy(runtime, project, "agent", "u", folder=Path("x"))
     assert view.default_inputs == ("url", "folder")
+    assert view.defaults is not None
+    assert msgspec.json.decode(view.defaults.json)["url"] == "u"
     assert view.schema["required"] == ["url"]
     assert view.schema["properties"]["count"] == {"type": "integer", "default": 3}
     assert (view.entry.file, view.options.retries, view.files) == (project.name, 2, 2)
