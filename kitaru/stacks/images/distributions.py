@@ -71,6 +71,14 @@ def local_path_in(requirement: str) -> Path | None:
     return Path(given) if os.path.isabs(given) else None
 
 
+def with_path(requirement: str, path: str) -> str:
+    """The same requirement of a file, with its extras and its marker, at another path."""
+    given, separator, marker = requirement.partition(";")
+    name = given.strip() if given.strip().startswith(("/", "file:")) else given.partition("@")[0]
+    extras = re.search(r"\[[^\]]*\]$", name.strip())
+    return f"{path}{extras[0] if extras else ''}{f' ; {marker.strip()}' if separator else ''}"
+
+
 def content_digest(path: Path) -> str:
     """The digest of a file, or of all in a folder. Raises KitaruImageError when it is not there."""
     hashed = hashlib.sha256()

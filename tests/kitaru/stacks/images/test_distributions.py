@@ -16,6 +16,7 @@ from kitaru.stacks.images.distributions import (
     own_digest,
     own_folders,
     own_needs,
+    with_path,
 )
 
 
@@ -37,6 +38,20 @@ from kitaru.stacks.images.distributions import (
 def test_what_a_requirement_names(requirement: str, name: str, path: str | None) -> None:
     assert name_in(requirement) == name
     assert local_path_in(requirement) == (None if path is None else Path(path))
+
+
+@pytest.mark.parametrize(
+    ("requirement", "moved"),
+    [
+        ("/a/x.whl", "./x.whl"),
+        ("file:///a/x.whl", "./x.whl"),
+        ("/a/x.whl[b,c]; os_name == 'x'", "./x.whl[b,c] ; os_name == 'x'"),
+        ("x @ file:///a/x.whl", "./x.whl"),
+        ("x [b]@/a/x.whl ;os_name=='x'", "./x.whl[b] ; os_name=='x'"),
+    ],
+)
+def test_a_file_that_is_moved_keeps_its_extras_and_its_marker(requirement: str, moved: str) -> None:
+    assert with_path(requirement, "./x.whl") == moved
 
 
 def test_a_folders_digest_is_that_of_its_sources(tmp_path: Path) -> None:
