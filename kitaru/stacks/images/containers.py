@@ -17,9 +17,9 @@ from kitaru.errors import KitaruImageError, KitaruUsageError
 from kitaru.image import ImageSettings
 from kitaru.stacks.images.distributions import (
     OURS,
+    copy_own_packages,
     local_path_in,
     normalised,
-    own_folders,
     own_needs,
     with_path,
 )
@@ -68,12 +68,7 @@ def write_context(
             raise KitaruUsageError(f"{folder} is not empty; name a folder that is new or empty.")
         folder.mkdir(parents=True, exist_ok=True)
         _write_files(folder / "source", files)
-        for package in own_folders():
-            shutil.copytree(
-                package,
-                folder / "runtime" / package.name,
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
+        copy_own_packages(folder / "runtime")
         (folder / "wheels").mkdir()
         for path in local:
             shutil.copyfile(path, folder / "wheels" / path.name)

@@ -170,12 +170,22 @@ def copy_own(site_packages: Path) -> None:
 
     They are copied as they are installed here, so that no package index is needed for them.
     """
-    for folder in own_folders():
-        shutil.copytree(
-            folder, site_packages / folder.name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    copy_own_packages(site_packages)
     for distribution in own_needs():
         _copy(distribution, site_packages)
+
+
+def copy_own_packages(target: Path) -> None:
+    """Copies the packages `kitaru` and `journal` into a folder. Raises OSError."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in own_folders():
+        try:
+            shutil.copytree(folder, target / folder.name, ignore=ignored)
+        except shutil.Error as error:
+            # It tells of every single file; the first one is enough.
+            [(_, place, problem), *_] = error.args[0]
+            # "[Errno 28] No space left on device: 'one' -> 'other'"
+            raise OSError(f"{place}: {problem.partition(': ')[0]}") from error
 
 
 def _copy(distribution: metadata.Distribution, target: Path) -> None:
