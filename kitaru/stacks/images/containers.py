@@ -1,5 +1,6 @@
 """A context that buildah, podman or docker make a container image of: flow, Kitaru, packages."""
 
+import os
 import re
 import shlex
 import shutil
@@ -16,15 +17,16 @@ from kitaru.errors import KitaruImageError, KitaruUsageError
 from kitaru.image import ImageSettings
 from kitaru.stacks.images.distributions import (
     OURS,
+    copy_own_packages,
     local_path_in,
     normalised,
-    own_folders,
     own_needs,
+    with_path,
 )
 
 TOOLS = ("buildah", "podman", "docker")
 LAST_LINES = 20
-DOCKERFILE_STANDS_ALONE = ("base_image", "apt_packages", "requirements", "user")
+DOCKERFILE_STANDS_ALONE = ("base_image", "apt_packages", "requirements", "environment", "user")
 """What a Containerfile of the user's own says itself."""
 
 
@@ -50,6 +52,11 @@ def write_context(
     """
     _check(image)
     local = [path for path in map(local_path_in, image.requirements or ()) if path is not None]
+    if len({path.name for path in local}) < len(set(local)):
+        raise KitaruUsageError(
+            "image.requirements: two files of one name, in different folders; a container is given "
+            "all of them in one."
+        )
     for path in local:
         if not path.is_file():
             raise KitaruUsageError(
@@ -61,12 +68,7 @@ def write_context(
             raise KitaruUsageError(f"{folder} is not empty; name a folder that is new or empty.")
         folder.mkdir(parents=True, exist_ok=True)
         _write_files(folder / "source", files)
-        for package in own_folders():
-            shutil.copytree(
-                package,
-                folder / "runtime" / package.name,
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
+        copy_own_packages(folder / "runtime")
         (folder / "wheels").mkdir()
         for path in local:
             shutil.copyfile(path, folder / "wheels" / path.name)
@@ -81,7 +83,7 @@ def write_context(
     return Context(
         folder=str(folder),
         containerfile=str(containerfile),
-        root=image.build_context_root or str(folder),
+        root=os.path.abspath(image.build_context_root or folder),
         image=image_name(image, flow),
     )
 
@@ -156,13 +158,18 @@ def build(context: Context, tool: str, image: ImageSettings) -> None:
 
 def _check(image: ImageSettings) -> None:
     if image.dockerfile is not None:
-        both = [name for name in DOCKERFILE_STANDS_ALONE if getattr(image, name)]
+        stored = image.storable()
+        both = [name for name in DOCKERFILE_STANDS_ALONE if getattr(stored, name)]
         if both:
             raise KitaruUsageError(
                 f"image.dockerfile is used as it is: say what image.{both[0]} says in it."
             )
         if not Path(image.dockerfile).is_file():
             raise KitaruUsageError(f"image.dockerfile: there is no file {image.dockerfile}.")
+        if image.build_context_root is not None and not Path(image.build_context_root).is_dir():
+            raise KitaruUsageError(
+                f"image.build_context_root: there is no folder {image.build_context_root}."
+            )
     elif image.build_context_root is not None:
         raise KitaruUsageError("image.build_context_root belongs to image.dockerfile; set both.")
     for name, value in (image.environment or {}).items():
@@ -181,7 +188,8 @@ def _requirements(image: ImageSettings) -> str:
             lines.append(f"{name}=={distribution.version}")
     for requirement in image.requirements or ():
         path = local_path_in(requirement)
-        lines.append(requirement if path is None else f"./wheels/{path.name}")
+        local = None if path is None else with_path(requirement, f"./wheels/{path.name}")
+        lines.append(local or requirement)
     return "\n".join(lines) + "\n"
 
 

@@ -71,6 +71,14 @@ def local_path_in(requirement: str) -> Path | None:
     return Path(given) if os.path.isabs(given) else None
 
 
+def with_path(requirement: str, path: str) -> str:
+    """The same requirement of a file, with its extras and its marker, at another path."""
+    given, separator, marker = requirement.partition(";")
+    name = given.strip() if given.strip().startswith(("/", "file:")) else given.partition("@")[0]
+    extras = re.search(r"\[[^\]]*\]$", name.strip())
+    return f"{path}{extras[0] if extras else ''}{f' ; {marker.strip()}' if separator else ''}"
+
+
 def content_digest(path: Path) -> str:
     """The digest of a file, or of all in a folder. Raises KitaruImageError when it is not there."""
     hashed = hashlib.sha256()
@@ -162,12 +170,22 @@ def copy_own(site_packages: Path) -> None:
 
     They are copied as they are installed here, so that no package index is needed for them.
     """
-    for folder in own_folders():
-        shutil.copytree(
-            folder, site_packages / folder.name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    copy_own_packages(site_packages)
     for distribution in own_needs():
         _copy(distribution, site_packages)
+
+
+def copy_own_packages(target: Path) -> None:
+    """Copies the packages `kitaru` and `journal` into a folder. Raises OSError."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in own_folders():
+        try:
+            shutil.copytree(folder, target / folder.name, ignore=ignored)
+        except shutil.Error as error:
+            # It tells of every single file; the first one is enough.
+            [(_, place, problem), *_] = error.args[0]
+            # "[Errno 28] No space left on device: 'one' -> 'other'"
+            raise OSError(f"{place}: {problem.partition(': ')[0]}") from error
 
 
 def _copy(distribution: metadata.Distribution, target: Path) -> None:

@@ -1,5 +1,6 @@
 """A context for a container image: all of it, nothing secret in it, and built where it can be."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from kitaru.stacks.images.containers import (
     image_name,
     write_context,
 )
+from tests.kitaru.stacks.images.conftest import make_wheel
 
 FILES = [BundledFile("agents.py", b"x = 1\n"), BundledFile("tools/search.py", b"y = 2\n")]
 Wheel = Callable[..., Path]
@@ -96,6 +98,47 @@ def test_what_no_container_can_be_told_is_refused_before_anything_is_written(
     with pytest.raises(KitaruUsageError, match=named):
         write_context(tmp_path / "c", FILES, "agents.py", "agent", ImageSettings(**fields))
     assert not (tmp_path / "c").exists()
+
+
+def test_a_file_of_ones_own_says_all_itself(tmp_path: Path) -> None:
+    own = tmp_path / "Own"
+    own.write_text("FROM scratch\n")
+    kept = ImageSettings(dockerfile=str(own), environment={"API_KEY": "sesame"})
+    write_context(tmp_path / "context", FILES, "agents.py", "agent", kept)
+    lost = ImageSettings(dockerfile=str(own), environment={"LEVEL": "low"})
+    nowhere = ImageSettings(dockerfile=str(own), build_context_root="--absent")
+    for image, named in ((lost, "say what image.environment"), (nowhere, "no folder --absent")):
+        with pytest.raises(KitaruUsageError, match=named):
+            write_context(tmp_path / "other", FILES, "agents.py", "agent", image)
+
+
+def test_two_wheels_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        make_wheel(tmp_path / name, "tiny", f"which = {name!r}\n")
+    wheels = [str(wheel) for wheel in sorted(tmp_path.rglob("*.whl"))]
+    with pytest.raises(KitaruUsageError, match="two files of one name"):
+        write_context(
+            tmp_path / "c", FILES, "agents.py", "agent", ImageSettings(requirements=wheels)
+        )
+
+
+@pytest.mark.skipif(shutil.which("buildah") is None, reason="buildah is not installed")
+def test_buildah_builds_a_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = tmp_path / "storage.conf"
+    storage.write_text(
+        "[storage]\ndriver = 'vfs'\n"
+        f"graphroot = '{tmp_path / 'images'}'\nrunroot = '{tmp_path / 'run'}'\n"
+    )
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(storage))
+    monkeypatch.setenv("BUILDAH_ISOLATION", "chroot")
+    own = tmp_path / "Own"
+    own.write_text("FROM scratch\nCOPY source/ /source/\n")
+    image = ImageSettings(dockerfile=str(own), target_repository="localhost/team")
+    context = write_context(tmp_path / "context", FILES, "agents.py", "agent", image)
+    build(context, "buildah", image)
+    listed = subprocess.run(["buildah", "images"], capture_output=True, text=True, check=True)
+    assert "localhost/team/agent" in listed.stdout
 
 
 def test_nobodys_files_are_overwritten(tmp_path: Path) -> None:

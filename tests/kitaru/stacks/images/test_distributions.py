@@ -1,6 +1,7 @@
 """What is installed here, and what of it a requirement names."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kitaru.stacks.images.distributions import (
     own_digest,
     own_folders,
     own_needs,
+    with_path,
 )
 
 
@@ -37,6 +39,20 @@ from kitaru.stacks.images.distributions import (
 def test_what_a_requirement_names(requirement: str, name: str, path: str | None) -> None:
     assert name_in(requirement) == name
     assert local_path_in(requirement) == (None if path is None else Path(path))
+
+
+@pytest.mark.parametrize(
+    ("requirement", "moved"),
+    [
+        ("/a/x.whl", "./x.whl"),
+        ("file:///a/x.whl", "./x.whl"),
+        ("/a/x.whl[b,c]; os_name == 'x'", "./x.whl[b,c] ; os_name == 'x'"),
+        ("x @ file:///a/x.whl", "./x.whl"),
+        ("x [b]@/a/x.whl ;os_name=='x'", "./x.whl[b] ; os_name=='x'"),
+    ],
+)
+def test_a_file_that_is_moved_keeps_its_extras_and_its_marker(requirement: str, moved: str) -> None:
+    assert with_path(requirement, "./x.whl") == moved
 
 
 def test_a_folders_digest_is_that_of_its_sources(tmp_path: Path) -> None:
@@ -100,6 +116,27 @@ def test_kitarus_own_part_is_complete() -> None:
     assert {"kitaru", "msgspec", "aiosqlite", "anyio", "click"} <= names
     assert "pytest" not in names
     assert own_digest() == own_digest()
+
+
+FAILS = """
+import pathlib, resource, sys
+from kitaru.stacks.images.distributions import copy_own_packages
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    copy_own_packages(pathlib.Path(sys.argv[1]))
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of files there")
+def test_a_copy_that_fails_tells_of_one_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"{tmp_path}/")
+    assert done.stdout.endswith("File too large\n")
+    assert done.stdout.count(str(tmp_path)) == 1
 
 
 def test_every_package_is_pinned_once() -> None:
