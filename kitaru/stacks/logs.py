@@ -61,8 +61,14 @@ class LogFile:
             os.write(1, data)
 
     def _set_aside(self) -> None:
-        os.replace(self._path, self._path + OLDER)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.replace(self._path, self._path + OLDER)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:
+            # Somebody has removed the file, or its folder: what prints must not fail by that, and
+            # goes on into the file that is open.
+            self._written = 0
+            return
         for standard in (1, 2):
             os.dup2(descriptor, standard)
         os.close(descriptor)
@@ -147,12 +153,20 @@ def read_lines(
 
 
 def make_room(folder: Path) -> None:
-    """Removes the oldest log files where there are too many."""
-    files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: file.name)
+    """Removes the log files where there are too many: first those that were written longest ago."""
+    files = sorted(folder.glob(f"*{ENDING}"), key=_written_at)
     for file in files[: max(0, len(files) - MOST_FILES)]:
         for old in (file, Path(f"{file}{OLDER}")):
             with contextlib.suppress(OSError):
                 old.unlink()
+
+
+def _written_at(file: Path) -> tuple[float, str]:
+    try:
+        return file.stat().st_mtime, file.name
+    except OSError:
+        # It has just been removed.
+        return 0.0, file.name
 
 
 def _files(folder: Path, names: Iterable[str] | None) -> Iterator[Path]:

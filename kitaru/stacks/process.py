@@ -14,6 +14,7 @@ from kitaru.domain.execution.state import STACK_ROUTES
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.image import ImageSettings
 from kitaru.stacks.images.environments import python_for, with_frozen_packages
+from kitaru.stacks.logs import ENDING, make_room
 from kitaru.stacks.port import Ended, Placed, Work
 from kitaru.stacks.runners import IDLE_SECONDS, RunnerProcess, RunnerSpec, start_runner
 from kitaru.stacks.slots import Slots
@@ -87,6 +88,7 @@ class ProcessExecutor:
             try:
                 if not taken and os.name == "posix":
                     return False
+                make_room(self._settings.folder)
                 runner = start_runner(self._spec(work, python, secrets), inherited=taken)
             finally:
                 for slot in taken:
@@ -133,7 +135,7 @@ class ProcessExecutor:
             exec_id=work.exec_id,
             idle_seconds=self._settings.idle_seconds,
             lease_seconds=self._settings.lease_seconds,
-            log_file=str(self._settings.folder / f"{name}.log"),
+            log_file=str(self._settings.folder / f"{name}{ENDING}"),
             python=python,
             environment={**(work.image.environment or {}), **secrets},
         )

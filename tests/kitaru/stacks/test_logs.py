@@ -1,6 +1,7 @@
 """What is printed is found by where it was printed; no file grows for ever."""
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -122,6 +123,19 @@ def test_a_full_file_is_set_aside_and_the_last_lines_are_there(tmp_path: Path) -
     assert found[-2:] == ["line 499", "wrong"]
 
 
+def test_a_file_that_somebody_has_removed_stops_nobody_from_printing(tmp_path: Path) -> None:
+    file = tmp_path / f"runner{ENDING}"
+    program = PRINTS.replace("for number", "os.unlink(sys.argv[1])\nfor number", 1)
+    with open(file, "ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", program, file, "500"],
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    assert done.returncode == 0
+
+
 def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     file = tmp_path / f"a{ENDING}"
     lines = [
@@ -142,12 +156,14 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
 def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "MOST_FILES", 2)
     for number in range(4):
+        # Named by instants or by executions: the names say nothing of their age.
         (tmp_path / f"{number}{ENDING}").touch()
         (tmp_path / f"{number}{ENDING}{logs.OLDER}").touch()
+        os.utime(tmp_path / f"{number}{ENDING}", (100 - number, 100 - number))
     (tmp_path / "slot.lock").touch()
     make_room(tmp_path)
     left = sorted(file.name for file in tmp_path.iterdir())
-    assert left == ["2.log", "2.log.1", "3.log", "3.log.1", "slot.lock"]
+    assert left == ["0.log", "0.log.1", "1.log", "1.log.1", "slot.lock"]
 
 
 def test_the_streams_are_what_programs_expect(stream: TaggedStream) -> None:
