@@ -147,8 +147,18 @@ def judge_candidate(
 
     Blocks until it has. An execution over which the process ends, or does not come on, is unknown,
     and another process judges those that are left. Raises KitaruBackendError when a process ends
-    without having loaded the code, or the code ends one process after the other.
+    without having loaded the code, the code ends one process after the other, or there is no room
+    for the bundle.
     """
+    try:
+        return _judged_in_folder(journal, flow, data, digest, entry, seconds)
+    except OSError as error:
+        raise KitaruBackendError(f"There is no process to judge by the code: {error}") from error
+
+
+def _judged_in_folder(
+    journal: str, flow: str, data: bytes, digest: str, entry: EntryPoint, seconds: float
+) -> CandidateReport:
     with tempfile.TemporaryDirectory(prefix="kitaru-candidate-") as folder:
         Path(folder, digest).write_bytes(data)
         spec = CandidateSpec(

@@ -193,10 +193,15 @@ def _answer(execution: Execution, wait: str, text: str | None) -> Any:
     return _json(text, "--value")
 
 
+def has_runners(execution: Execution) -> bool:
+    """Whether it runs in runner processes, which whoever steers it starts."""
+    return execution.deployment is not None or execution.stack_name != LOCAL_STACK
+
+
 def _goes_on(execution: Execution, said: str) -> str:
     if is_owned(execution, datetime.fromtimestamp(time.time(), UTC)):
         return said
-    if execution.deployment is not None or execution.stack_name not in (None, LOCAL_STACK):
+    if has_runners(execution):
         # This command has looked for one, and has started one where there was room.
         return f"{said} A runner process goes on with it."
     return (

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -109,6 +110,13 @@ def test_code_that_never_finishes_loading_is_given_up(
     monkeypatch.setattr(candidates, "LOAD_SECONDS", 1.5)
     bundle = bundled(tmp_path, "import time; time.sleep(600)")
     with pytest.raises(KitaruBackendError, match=r"did not come on for 1\.5 s"):
+        judge(tmp_path, bundle)
+
+
+def test_a_machine_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = bundled(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(KitaruBackendError, match="gone"):
         judge(tmp_path, bundle)
 
 
