@@ -255,7 +255,8 @@ def runner_folder(journal: str) -> Path | None:
     """Where the logs and locks of a journal's runners are: beside it; None where it has no file."""
     if not journal.startswith("sqlite:///"):
         return None
-    return Path(f"{journal.removeprefix('sqlite:///')}-runners")
+    # Whoever names the journal by a link to it means the same runners.
+    return Path(f"{os.path.realpath(journal.removeprefix('sqlite:///'))}-runners")
 
 
 def journal_url(file: str | os.PathLike[str]) -> str:

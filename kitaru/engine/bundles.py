@@ -166,19 +166,29 @@ def unpack(data: bytes, digest: str, cache: str) -> str:
     """The folder in `cache` that holds exactly this bundle, which is made when it is not there.
 
     It appears whole or not at all, whoever else unpacks it and whoever is killed meanwhile. Raises
-    BundleDamaged for a bad bundle, or a folder that no longer is what was unpacked.
+    BundleDamaged for a bad bundle, or a folder that no longer is what was unpacked, and
+    KitaruBackendError where it cannot be written or read.
     """
     files = opened(data, digest)
     folder = Path(cache, digest)
-    if not folder.is_dir():
-        _make(files, folder)
-    for file in files:
-        place = folder / file.path
-        if place.is_symlink() or not place.is_file() or place.read_bytes() != file.content:
-            raise BundleDamaged(
-                digest, f"{place} is not what was deployed. Delete {folder}; it is made anew."
-            )
+    try:
+        if not folder.is_dir():
+            _make(files, folder)
+        changed = next((file for file in files if _is_changed(folder / file.path, file)), None)
+    except OSError as error:
+        raise KitaruBackendError(
+            f"Bundle {digest[:12]} cannot be unpacked in {cache}: {error}"
+        ) from error
+    if changed is not None:
+        place = folder / changed.path
+        raise BundleDamaged(
+            digest, f"{place} is not what was deployed. Delete {folder}; it is made anew."
+        )
     return str(folder)
+
+
+def _is_changed(place: Path, file: BundledFile) -> bool:
+    return place.is_symlink() or not place.is_file() or place.read_bytes() != file.content
 
 
 _ADVICE = f"Name what is no source in {IGNORE_FILE}, or deploy from a smaller root."

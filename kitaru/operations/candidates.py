@@ -11,10 +11,12 @@ from journal import (
     Append,
     BlobNotFound,
     ClaimQuery,
+    CorruptJournal,
     Head,
     HeadQuery,
     JournalError,
     Lease,
+    RecordedEvent,
     StaleLease,
     WrongExpectedVersion,
     open_reader,
@@ -23,7 +25,6 @@ from kitaru.bootstrap import Runtime
 from kitaru.domain.execution.commands import Move
 from kitaru.domain.execution.decide import decide
 from kitaru.domain.execution.events import DeploymentReference, SourceReference
-from kitaru.domain.execution.state import ExecutionState
 from kitaru.engine.bundles import unpack
 from kitaru.engine.definitions import FlowDefinition
 from kitaru.engine.deployed import UnpackedCode
@@ -37,18 +38,28 @@ from kitaru.engine.executions import (
     stream_of,
 )
 from kitaru.engine.source import load_flow
+from kitaru.engine.upcasts import DamagedEvent, UnknownEvent
 from kitaru.errors import KitaruBackendError, KitaruError, KitaruStateError
 from kitaru.operations import deployments
 from kitaru.operations.executions import wake_runners
 from kitaru.operations.packaging import Package
 from kitaru.operations.preflight import UNFINISHED, preflight
 from kitaru.projections.deployments import DeployedVersion
-from kitaru.stacks.candidates import CandidateReport, CandidateSpec, Judged, judge_candidate
+from kitaru.projections.executions import summary_of
+from kitaru.stacks.candidates import (
+    CandidateReport,
+    CandidateSpec,
+    Judged,
+    answer_of,
+    end_with_asker,
+    judge_candidate,
+)
+from kitaru.verdicts import Judgement, Verdict
 
 if TYPE_CHECKING:
     from journal import SqliteReader
 
-MOST_EXECUTIONS = 10_000
+PAGE = 500
 _UNPACKED = re.compile(r"[^\s'\"(]*\b[0-9a-f]{64}/")
 
 
@@ -61,21 +72,44 @@ class Moved(Struct, frozen=True, kw_only=True):
     """Why it was left where it is."""
 
 
-def report(spec: CandidateSpec) -> CandidateReport:
-    """What a candidate's process answers: it loads the code, and then only reads."""
+def answer(spec: CandidateSpec) -> None:
+    """What a candidate's process does: it loads the code, and then only reads, and answers."""
+    end_with_asker(spec)
+    answer = answer_of(spec)
     try:
         flow = load_flow(_source(spec))
     except KitaruError as error:
-        return CandidateReport(problem=_in_bundle(str(error)))
+        answer.add(problem=_plain(str(error)), is_done=True)
+        return
+    answer.add(is_loaded=True)
     with open_reader(spec.journal) as reader:
+        for head in _unfinished(reader, spec.flow):
+            exec_id = exec_id_of(head.stream)
+            if exec_id not in answer.judged:
+                begun = _begun(reader, head)
+                # Should the code end this process, it is known over which execution.
+                answer.add(judged=begun.judged, begins=True)
+                answer.add(judged=_judged(reader, begun, flow.definition, spec))
+    answer.add(is_done=True)
+
+
+def _unfinished(reader: "SqliteReader", flow: str) -> list[Head]:
+    """Oldest first."""
+    found: list[Head] = []
+    cursor: str | None = None
+    while True:
         query = HeadQuery(
             category=CATEGORY,
-            names=(spec.flow,),
+            names=(flow,),
             states=[status.value for status in UNFINISHED],
-            limit=MOST_EXECUTIONS,
+            limit=PAGE,
+            cursor=cursor,
         )
-        judged = [_judged(reader, head, flow.definition, spec) for head in reader.heads(query)]
-    return CandidateReport(judged=tuple(reversed(judged)))
+        page = reader.heads(query)
+        found += page
+        if len(page) < PAGE:
+            return found[::-1]
+        cursor = page[-1].stream
 
 
 def _source(spec: CandidateSpec) -> SourceReference:
@@ -87,32 +121,61 @@ def _source(spec: CandidateSpec) -> SourceReference:
     return UnpackedCode(folder).source_of(source, entry.import_roots)
 
 
-def _judged(
-    reader: "SqliteReader", head: Head, definition: FlowDefinition, spec: CandidateSpec
-) -> Judged:
-    events = reader.read_stream(head.stream)
-    state: ExecutionState = state_of(events)
-    blobs = _Blobs(reader)
-    verdict = preflight(events, blobs, definition, seconds=spec.seconds)
-    return Judged(
+class _Begun(Struct, frozen=True):
+    judged: Judged
+    """What is known before its body runs."""
+    events: list[RecordedEvent]
+    """Empty where they cannot be read, which is told already."""
+
+
+def _begun(reader: "SqliteReader", head: Head) -> _Begun:
+    deployment = summary_of(head).deployment
+    events: list[RecordedEvent] = []
+    problem = "it is not judged yet"
+    try:
+        events = reader.read_stream(head.stream)
+        # Where the events go further than the head, which was read before them, they count.
+        deployment = state_of(events).deployment
+    except (CorruptJournal, DamagedEvent) as error:
+        events, problem = [], _plain(str(error))
+    except UnknownEvent:
+        # What is before it can be judged.
+        problem = ""
+    judged = Judged(
         exec_id=exec_id_of(head.stream),
         status=head.state,
-        deployed=None if state.deployment is None else state.deployment.version,
+        deployed=None if deployment is None else deployment.version,
         is_running=head.owner is not None,
         events=len(events),
+        verdict=Verdict(judgement=Judgement.UNKNOWN, version=0, summary=problem),
+    )
+    return _Begun(judged, events)
+
+
+def _judged(
+    reader: "SqliteReader", begun: _Begun, definition: FlowDefinition, spec: CandidateSpec
+) -> Judged:
+    if not begun.events:
+        return begun.judged
+    verdict = preflight(begun.events, _Blobs(reader), definition, seconds=spec.seconds)
+    return replace(
+        begun.judged,
         verdict=replace(
             verdict,
-            site=_in_bundle(verdict.site),
-            recorded_site=_in_bundle(verdict.recorded_site),
-            report=_in_bundle(verdict.report),
-            summary=_in_bundle(verdict.summary),
+            site=_plain(verdict.site),
+            recorded_site=_plain(verdict.recorded_site),
+            report=_plain(verdict.report),
+            summary=_plain(verdict.summary),
         ),
     )
 
 
-def _in_bundle(text: str) -> str:
-    """The text with paths as they are in a bundle, wherever that was unpacked."""
-    return _UNPACKED.sub("", text)
+def _plain(text: str) -> str:
+    """The text with paths as they are in a bundle, wherever that was unpacked.
+
+    What UTF-8 cannot say is an escape in it.
+    """
+    return _UNPACKED.sub("", text).encode("utf-8", "backslashreplace").decode()
 
 
 class _Blobs(dict[str, bytes]):

@@ -85,14 +85,18 @@ class LogFile:
         self._lost = self._lost + 1 if self._is_torn else 0
 
     def _set_aside(self) -> None:
-        # Somebody may have removed it.
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self._path, self._path + OLDER)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._written = 0
+        try:
+            # Somebody may have removed it.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self._path, self._path + OLDER)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:
+            # Nor is the folder there: it goes on into the file that is open.
+            return
         for standard in (1, 2):
             os.dup2(descriptor, standard)
         os.close(descriptor)
-        self._written = 0
 
 
 class TaggedStream(io.TextIOBase):
@@ -221,7 +225,7 @@ def read_lines(
 
 
 def make_room(folder: Path) -> None:
-    """Removes the oldest log files where there are too many."""
+    """Removes the log files where there are too many: first those that were written longest ago."""
     files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: (_changed_at(file), file.name))
     for file in files[: max(0, len(files) - MOST_FILES)]:
         for old in (file, Path(f"{file}{OLDER}")):

@@ -135,3 +135,14 @@ def test_code_that_cannot_be_loaded_is_told_before_anything_is_deployed(under_wa
     assert "exit code 7" in told
     listed = machine.kitaru(machine.folder, "flow", "deployments", "list", "agent", "-o", "json")
     assert json.loads(listed)["count"] == 1
+
+
+def test_a_body_that_ends_the_process_hides_none_of_the_other_executions(under_way: Any) -> None:
+    machine = under_way
+    first, second = machine.ids
+    write(machine, "2", first='fetch(url) if url == "b" else os._exit(7)')
+    found = checked(machine, code=4)
+    assert list(found) == [first, second]
+    assert found[first]["verdict"]["judgement"] == "unknown"
+    assert found[first]["verdict"]["summary"].endswith("ended with exit code 7")
+    assert found[second]["verdict"]["judgement"] == "safe"

@@ -73,7 +73,8 @@ def test_an_answer_starts_a_runner_where_there_is_none(deployed: Any) -> None:
     deployed.until(lambda: deployed.execution(exec_id).pending_waits)
     deployed.until(lambda: deployed.execution(exec_id).owner is None)
     deployed.kill_runners()
-    deployed.kitaru(deployed.here, "executions", "input", exec_id, "--value", '"yes"')
+    told = deployed.kitaru(deployed.here, "executions", "input", exec_id, "--value", '"yes"')
+    assert told.strip().endswith("A runner process goes on with it.")
     assert result(ended(deployed, exec_id)) == "said yes"
 
 

@@ -196,6 +196,20 @@ def test_a_bundle_that_is_gone_is_named_and_the_execution_is_not_lost(machine: A
         machine.until(lambda each=each: machine.execution(each).status == "completed")
 
 
+def test_a_cache_that_cannot_be_written_is_told_and_the_execution_goes_on_later(
+    machine: Any,
+) -> None:
+    deploy(machine, {"flows.py": PLAIN})
+    cache = machine.folder / "cache"
+    cache.write_text("in the way")
+    exec_id = started(machine)
+    machine.serve()
+    machine.until(lambda: machine.execution(exec_id).load_failures >= 1)
+    assert "cannot be unpacked in" in machine.execution(exec_id).status_reason
+    cache.unlink()
+    machine.until(lambda: machine.execution(exec_id).status == "completed")
+
+
 def test_a_flipped_byte_in_a_bundle_is_found_before_anything_is_loaded(machine: Any) -> None:
     deploy(machine, {"flows.py": PLAIN})
     connection = sqlite3.connect(machine.journal)

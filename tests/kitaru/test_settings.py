@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.urls import parse_url
+from kitaru import settings
 from kitaru.choice import choose_stack
 from kitaru.errors import KitaruUsageError
 from kitaru.image import NO_IMAGE, ImageSettings
@@ -598,3 +599,12 @@ def test_settings_cost_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_runners_of_a_journal_are_the_same_whichever_name_leads_to_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real" / "journal.db")
+    folder = settings.runner_folder(f"sqlite:///{tmp_path}/real/journal.db")
+    assert folder == settings.runner_folder(f"sqlite:///{tmp_path}/link.db")
+    assert folder == Path(os.path.realpath(tmp_path), "real", "journal.db-runners")
+    assert settings.runner_folder("memory://") is None

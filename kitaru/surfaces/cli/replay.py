@@ -5,10 +5,11 @@ from contextlib import suppress
 import click
 
 from kitaru.errors import KitaruStateError
+from kitaru.projections.views import Execution
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.output import Output
 from kitaru.surfaces.cli.run import json_object
-from kitaru.surfaces.cli.steering import TIMEOUT, full_id, wait_here
+from kitaru.surfaces.cli.steering import TIMEOUT, full_id, has_runners, wait_here
 
 
 @click.command(cls=Command)
@@ -71,9 +72,15 @@ def replay(
         output = Output(ctx)
         output.item(execution, lambda: execution.exec_id)
         if not output.is_json:
-            output.note(f"Made. A worker, or `kitaru executions resume {new_id}`, runs it.")
+            output.note(_runs(execution))
         return
     # Where a worker was faster, it is waited for what that makes of it.
     with suppress(KitaruStateError):
         executions.resume(new_id)
     wait_here(ctx, execution, timeout)
+
+
+def _runs(execution: Execution) -> str:
+    if has_runners(execution):
+        return "Made. A runner process runs it."
+    return f"Made. A worker, or `kitaru executions resume {execution.exec_id}`, runs it."

@@ -12,6 +12,7 @@ from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.operations import reading
 from kitaru.projections.executions import CATEGORY
 from kitaru.projections.views import Execution
+from kitaru.settings import LOCAL_STACK
 from kitaru.status import ExecutionStatus
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.executions import is_owned
@@ -192,9 +193,17 @@ def _answer(execution: Execution, wait: str, text: str | None) -> Any:
     return _json(text, "--value")
 
 
+def has_runners(execution: Execution) -> bool:
+    """Whether it runs in runner processes, which whoever steers it starts."""
+    return execution.deployment is not None or execution.stack_name != LOCAL_STACK
+
+
 def _goes_on(execution: Execution, said: str) -> str:
     if is_owned(execution, datetime.fromtimestamp(time.time(), UTC)):
         return said
+    if has_runners(execution):
+        # This command has looked for one, and has started one where there was room.
+        return f"{said} A runner process goes on with it."
     return (
         f"{said} It goes on with the next process that serves its flow: a worker, or "
         f"`kitaru executions resume {execution.exec_id}`."

@@ -13,6 +13,7 @@ import pytest
 
 from kitaru.engine import bundles
 from kitaru.engine.bundles import BundleDamaged, NotBundled, bundle_of, opened, unpack
+from kitaru.errors import KitaruBackendError
 
 
 def project(root: Path, files: dict[str, str]) -> Path:
@@ -294,6 +295,13 @@ def test_an_unpacked_file_that_is_no_longer_the_deployed_one_is_named(
     if trouble == "linked":
         file.symlink_to(tmp_path / "root" / "flows.py")
     with pytest.raises(BundleDamaged, match=r"flows\.py"):
+        unpack(bundle.data, bundle.digest, str(tmp_path / "cache"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    bundle = bundle_of(str(project(tmp_path / "root", FILES)))
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(KitaruBackendError, match=r"cannot be unpacked in .*cache"):
         unpack(bundle.data, bundle.digest, str(tmp_path / "cache"))
 
 

@@ -1,24 +1,25 @@
 """Only what still stands where it was judged, and what nobody has, is moved to another version."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Raw
 
-from journal import ClaimQuery
+from journal import Append, ClaimQuery, NewEvent
 from kitaru.bootstrap import Runtime
 from kitaru.domain.deployment.events import EntryPoint, VersionDeployed
 from kitaru.domain.execution.commands import Cancel
 from kitaru.domain.execution.events import FrozenOptions
 from kitaru.engine.bundles import bundle_of
 from kitaru.engine.executions import CATEGORY, state_of, stream_of
-from kitaru.operations import deployments
+from kitaru.operations import candidates, deployments
 from kitaru.operations.candidates import move_safe
 from kitaru.operations.deployments import Invocation
 from kitaru.operations.executions import append_decided
 from kitaru.operations.packaging import Package
-from kitaru.stacks.candidates import Judged
+from kitaru.stacks.candidates import CandidateSpec, Judged, answer_of
 from kitaru.stacks.pool import RunnerPool
 from kitaru.verdicts import Judgement, Verdict
 
@@ -126,3 +127,54 @@ async def test_what_a_client_has_written_meanwhile_counts(runtime: Any, second: 
     await append_decided(runtime, "e1", lambda _: Cancel("enough"))
     [left] = await move_safe(runtime, second, [judged()])
     assert "gone on since" in left.reason
+
+
+FLOW = """
+from kitaru import flow
+
+@flow
+def agent() -> int:
+    return 1
+"""
+
+
+async def test_an_execution_that_cannot_be_read_is_unknown_and_hides_none_of_the_others(
+    runtime: Any, second: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "PAGE", 2)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for number in range(2, 6):
+        await deployments.invoke(runtime, f"e{number}", Invocation(flow="agent", inputs={}))
+    await runtime.journal.append(
+        Append(
+            stream=stream_of("e3"),
+            events=(NewEvent("of_a_later_version", b"{}"),),
+            expected_version=1,
+        )
+    )
+    root = tmp_path / "candidate"
+    root.mkdir()
+    (root / "candidate_flows.py").write_text(FLOW)
+    bundle = bundle_of(str(root))
+    (tmp_path / bundle.digest).write_bytes(bundle.data)
+    spec = CandidateSpec(
+        journal=f"{tmp_path}/journal.db",
+        flow="agent",
+        folder=str(tmp_path),
+        digest=bundle.digest,
+        entry=EntryPoint(
+            module="candidate_flows",
+            qualname="agent",
+            file="candidate_flows.py",
+            import_roots=("",),
+        ),
+        seconds=10,
+    )
+    candidates.answer(spec)
+    found = answer_of(spec)
+    assert found.is_done
+    assert list(found.judged) == [f"e{number}" for number in range(1, 6)]
+    unreadable = found.judged.pop("e3")
+    assert (unreadable.deployed, unreadable.verdict.judgement) == (2, Judgement.UNKNOWN)
+    assert "of_a_later_version" in unreadable.verdict.summary
+    assert {each.verdict.judgement for each in found.judged.values()} == {Judgement.SAFE}

@@ -23,6 +23,8 @@ from kitaru import KitaruStateError, KitaruUsageError, flow
 from kitaru.bootstrap import close_background, current_runtime
 from kitaru.engine.executions import stream_of
 from kitaru.engine.source import load_module
+from kitaru.settings import runner_folder
+from kitaru.stacks import logs
 from kitaru.stacks.placer import Placer
 from tests.kitaru.stacks.images.conftest import make_wheel
 
@@ -497,6 +499,19 @@ def with_room_for_one(settings: Any) -> Any:
     from msgspec.structs import replace
 
     return replace(settings, most_per_stack=1)
+
+
+def test_the_oldest_logs_make_room_for_a_runner(
+    agents: Any, journal_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MOST_FILES", 2)
+    folder = runner_folder(journal_url)
+    assert folder is not None
+    folder.mkdir(exist_ok=True)
+    for number in range(5):
+        (folder / f"old{number}.log").write_text("{}")
+    agents.agent.run(1, stack="isolated").wait(DEADLINE_SECONDS)
+    assert len(list(folder.glob("old*.log"))) == 2
 
 
 def test_code_that_is_gone_is_shown_and_not_tried_all_the_time(agents: Any, folder: Path) -> None:

@@ -125,6 +125,19 @@ def test_a_full_file_is_set_aside_and_the_last_lines_are_there(tmp_path: Path) -
     assert found[-2:] == ["line 499", "wrong"]
 
 
+def test_a_file_that_somebody_has_removed_stops_nobody_from_printing(tmp_path: Path) -> None:
+    file = tmp_path / f"runner{ENDING}"
+    program = PRINTS.replace("for number", "os.unlink(sys.argv[1])\nfor number", 1)
+    with open(file, "ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", program, file, "500"],
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    assert done.returncode == 0
+
+
 def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     file = tmp_path / f"a{ENDING}"
     lines = [
