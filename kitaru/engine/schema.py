@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 MOST_PROBLEMS = 10
 LONGEST_PROBLEM = 300
+NOTHING: dict[str, Any] = {"not": {}}
+"""The schema of a parameter that no input can be given for by name."""
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
 _DEFINITIONS = "#/$defs/{name}"
-_NOTHING: dict[str, Any] = {"not": {}}
 _UNIONS = (typing.Union, types.UnionType)
 
 Schema = dict[str, Any]
@@ -130,7 +131,7 @@ def _problem(error: "ValidationError", name: str) -> str:
     # Of a union, the member that fits best.
     nearest = best_match([error]) or error
     message = nearest.message
-    if nearest.validator == "not" and nearest.schema == _NOTHING:
+    if nearest.validator == "not" and nearest.schema == NOTHING:
         message = "it has no name to be given by"
     if len(message) > LONGEST_PROBLEM:
         half = LONGEST_PROBLEM // 2
@@ -252,7 +253,7 @@ def input_schema(function: Callable[..., Any]) -> Schema:
         "type": "object",
         "properties": {name: schemas[name] | _default(each) for name, each in inputs.items()}
         # Else they would be taken for some of the `**kwargs`.
-        | {name: _NOTHING for name, each in parameters.items() if each.kind in _BY_PLACE},
+        | {name: NOTHING for name, each in parameters.items() if each.kind in _BY_PLACE},
         "required": [
             name for name, each in inputs.items() if each.default is inspect.Parameter.empty
         ],

@@ -73,6 +73,12 @@ def load_module(file_or_module: str) -> ModuleType:
     """
     if _looks_like_a_file(file_or_module):
         return _load_file(os.path.abspath(os.path.expanduser(file_or_module)))
+    if not all(part.isidentifier() for part in file_or_module.split(".")):
+        raise SourceNotLoadable(
+            f"{file_or_module!r} is neither a file of Python nor the name of a module; write "
+            "path/to/file.py:flow or module:flow.",
+            target=file_or_module,
+        )
     return _import(file_or_module, _working_directory())
 
 
@@ -416,6 +422,8 @@ def _named_flow(module: ModuleType, name: str, target: str) -> Any:
         if getattr(getattr(flow, "__wrapped__", None), "__qualname__", None) == name:
             return flow
     problem = "there is nothing of that name" if value is None else f"that is {_described(value)}"
+    if _is_flow(getattr(value, "__wrapped__", None)):
+        problem = "another decorator stands above @flow and hides it; put @flow on top"
     raise SourceNotLoadable(
         f"{target} is not a flow: {problem}. {_listed(flows)}",
         target=target,

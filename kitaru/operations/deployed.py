@@ -23,7 +23,7 @@ from kitaru.projections.deployments import (
 )
 from kitaru.projections.executions import CATEGORY as EXECUTIONS
 from kitaru.projections.executions import summary_of
-from kitaru.stacks.logs import LogLine, read_lines
+from kitaru.stacks.logs import LogLine, read_lines, read_runner_lines
 
 if TYPE_CHECKING:
     from journal import SqliteReader
@@ -81,9 +81,15 @@ def executions_of(reader: "SqliteReader", deployed: DeployedVersion) -> list[str
     ]
 
 
-def logs(exec_id: str, *, call: str = "", limit: int | None = None) -> list[LogLine]:
-    """What an execution has printed in runner processes, the last `limit` lines, oldest first."""
-    lines = read_lines(_folder(), exec_id=exec_id, call=call)
+def logs(exec_ids: Sequence[str], *, call: str = "", limit: int | None = None) -> list[LogLine]:
+    """What executions have printed in runner processes, the last `limit` lines, oldest first."""
+    lines = read_lines(_folder(), exec_ids=exec_ids, call=call) if exec_ids else []
+    return lines if limit is None else lines[-limit:]
+
+
+def runner_logs(exec_ids: Sequence[str], *, limit: int | None = None) -> list[LogLine]:
+    """What the runner processes that had these executions have printed beside all executions."""
+    lines = read_runner_lines(_folder(), exec_ids) if exec_ids else []
     return lines if limit is None else lines[-limit:]
 
 

@@ -11,7 +11,7 @@ from kitaru.domain.deployment.events import VersionDeployed
 from kitaru.domain.values import StoredValue
 from kitaru.engine.codec import TypeScope, digest
 from kitaru.engine.codec.plain import is_plain
-from kitaru.engine.schema import plain_json, problem_with
+from kitaru.engine.schema import NOTHING, plain_json, problem_with
 from kitaru.engine.values import Blobs, classes_in, stored
 from kitaru.errors import KitaruDeploymentInputValuesError, KitaruUsageError
 
@@ -67,14 +67,22 @@ def _check(
     flow: str, facts: VersionDeployed, known: Mapping[str, Raw], inputs: Mapping[str, Any]
 ) -> None:
     schema: dict[str, Any] = msgspec.json.decode(facts.schema)
+    known_names = schema["properties"]
+    unknown = [
+        name
+        for name in inputs
+        if name not in known_names and schema["additionalProperties"] is False
+    ]
     asked = {
         name: _as_json(name, value)
         for name, value in inputs.items()
         # What may be anything has no form to be checked against.
-        if schema["properties"].get(name) != {}
+        if name not in unknown and known_names.get(name) != {}
     }
     missing = [name for name in schema["required"] if name not in {*inputs, *known}]
     problems = [f"the input {name!r} is missing" for name in missing]
+    there = ", ".join(name for name, each in known_names.items() if each != NOTHING) or "none"
+    problems += [f"there is no input {name!r}; there are: {there}" for name in unknown]
     # What is recorded is not asked for again: it fits the version already.
     if (problem := problem_with(asked, {**schema, "required": []}, "inputs")) is not None:
         problems.append(problem)

@@ -52,6 +52,43 @@ def test_a_version_is_invoked_and_its_lines_are_found(deployed: Any) -> None:
     assert "Version" in shown
 
 
+NOISY = """
+    import os, subprocess, sys
+    from kitaru import checkpoint, flow
+
+    if "bundles" in __file__:
+        print("loading")
+
+    @checkpoint
+    def work() -> str:
+        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.buffer.write(b"bytes\\n")
+        subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+        return "done"
+
+    @flow
+    def noisy() -> str:
+        return work()
+    """
+
+
+def test_what_runners_say_beside_an_execution_is_found(machine: Any) -> None:
+    machine.here = machine.project("project", {"noisy.py": NOISY})
+    machine.kitaru(machine.here, "deploy", "noisy.py")
+    item = as_json(machine, "invoke", "noisy")["item"]
+    assert item["result"] == "done"
+    told = as_json(machine, "executions", "logs", item["exec_id"])["items"]
+    assert [line["text"] for line in told] == ["bytes"]
+    for command in (
+        ["executions", "logs", item["exec_id"]],
+        ["flow", "deployments", "logs", "noisy"],
+    ):
+        told = as_json(machine, *command, "--source", "runner")["items"]
+        assert [line["text"] for line in told] == ["loading", "from a child"]
+    refused = ["executions", "logs", item["exec_id"], "--source", "runner", "--checkpoint", "work"]
+    machine.kitaru(machine.here, *refused, code=2)
+
+
 def test_versions_and_tags_are_shown_moved_and_deleted(deployed: Any) -> None:
     project = deployed.folder / "project"
     deployed.kitaru(project, "build", "flows.py:agent", "--input", '{"text": "b"}')

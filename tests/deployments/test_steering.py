@@ -104,7 +104,7 @@ def test_a_fork_runs_the_sources_version_with_other_inputs(deployed: Any) -> Non
         deployed.here, "executions", "replay", exec_id, "--from", "fragile",
         "--args", '{"colour": 1}', fails=True,
     )  # fmt: skip
-    assert "'colour' was unexpected" in refused
+    assert "there is no input 'colour'; there are: " in refused
 
 
 def test_no_process_runs_it_with_the_code_of_its_own_folder(deployed: Any) -> None:

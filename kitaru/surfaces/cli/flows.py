@@ -13,7 +13,7 @@ from kitaru.surfaces.cli.deployment_text import (
     flows_text,
     versions_text,
 )
-from kitaru.surfaces.cli.logs import LIMIT, show_logs
+from kitaru.surfaces.cli.logs import LIMIT, SOURCE, show_logs
 from kitaru.surfaces.cli.output import Output
 from kitaru.surfaces.cli.text import escaped
 
@@ -106,6 +106,7 @@ def show_deployment(ctx: click.Context, flow: str, version: int | None, tag: str
 @VERSION
 @TAG
 @click.option("--exec-id", metavar="ID", help="Only what this execution has printed.")
+@SOURCE
 @LIMIT
 @click.pass_context
 def deployment_logs(
@@ -114,6 +115,7 @@ def deployment_logs(
     version: int | None,
     tag: str | None,
     exec_id: str | None,
+    source: str,
     limit: int | None,
 ) -> None:
     """What executions of a version of FLOW have printed."""
@@ -122,7 +124,7 @@ def deployment_logs(
         ids = deployed.executions_of(reader, found)
         if exec_id is not None:
             ids = [reading.get(reader, exec_id).exec_id]
-    show_logs(ctx, ids, call="", limit=limit)
+    show_logs(ctx, ids, call="", source=source, limit=limit)
 
 
 @click.command("delete", cls=Command)

@@ -10,21 +10,38 @@ from kitaru.operations import deployed, reading
 from kitaru.stacks.logs import LogLine
 from kitaru.surfaces.cli.commands import Command
 from kitaru.surfaces.cli.output import Output
-from kitaru.surfaces.cli.text import escaped
+from kitaru.surfaces.cli.text import clock_text, escaped
 
 LIMIT = click.option("--limit", type=click.IntRange(1), help="Only the last lines, so many.")
+
+
+STEP, RUNNER = "step", "runner"
+SOURCE = click.option(
+    "--source",
+    type=click.Choice([STEP, RUNNER]),
+    default=STEP,
+    show_default=True,
+    help="What flow and checkpoints print, or what their runner processes print beside them.",
+)
 
 
 @click.command(cls=Command)
 @click.argument("exec_id", metavar="ID")
 @click.option("--checkpoint", "call", default="", help="Only what this call has printed.")
+@SOURCE
 @LIMIT
 @click.pass_context
-def logs(ctx: click.Context, exec_id: str, call: str, limit: int | None) -> None:
-    """What an execution has printed in runner processes: of a deployed version, or of a stack."""
+def logs(ctx: click.Context, exec_id: str, call: str, source: str, limit: int | None) -> None:
+    """What an execution has printed in runner processes: of a deployed version, or of a stack.
+
+    With --source runner, what these processes have printed beside it: while they loaded the code,
+    what came from C code and child processes, and what Python said when it crashed.
+    """
+    if call and source == RUNNER:
+        raise click.UsageError("Give either --checkpoint or --source runner.")
     with reading.opened_journal() as reader:
         execution = reading.get(reader, exec_id)
-    output = show_logs(ctx, [execution.exec_id], call=call, limit=limit)
+    output = show_logs(ctx, [execution.exec_id], call=call, source=source, limit=limit)
     options = execution.options
     stack = None if options is None else options.stack
     is_here = execution.deployment is None and (stack is None or stack.type == LOCAL)
@@ -36,20 +53,21 @@ def logs(ctx: click.Context, exec_id: str, call: str, limit: int | None) -> None
 
 
 def show_logs(
-    ctx: click.Context, exec_ids: Sequence[str], *, call: str, limit: int | None
+    ctx: click.Context, exec_ids: Sequence[str], *, call: str, source: str, limit: int | None
 ) -> Output:
     """Shows the lines of these executions, oldest first."""
-    lines = [line for exec_id in exec_ids for line in deployed.logs(exec_id, call=call)]
-    lines.sort(key=lambda line: line.at)
-    shown = lines if limit is None else lines[-limit:]
-    several = len(exec_ids) > 1
+    if source == RUNNER:
+        shown = deployed.runner_logs(exec_ids, limit=limit)
+    else:
+        shown = deployed.logs(exec_ids, call=call, limit=limit)
+    several = len({line.exec_id for line in shown}) > 1
     output = Output(ctx)
     output.items(shown, lambda: "\n".join(_line(line, several) for line in shown) or "No lines.")
     return output
 
 
 def _line(line: LogLine, several: bool) -> str:
-    at = datetime.fromtimestamp(line.at / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    at = clock_text(datetime.fromtimestamp(line.at / 1_000_000, UTC)) if line.at else ""
     whose = [line.exec_id[:8]] if several else []
     parts = [at, *whose, *([line.call] if line.call else []), line.text]
     return escaped("  ".join(parts))

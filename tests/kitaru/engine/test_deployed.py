@@ -15,7 +15,15 @@ from kitaru.domain.execution.events import (
 )
 from kitaru.domain.values import StoredValue
 from kitaru.engine.bundles import Bundle, bundle_of
-from kitaru.engine.deployed import BundledCode, BundleGone, Code, OwnCode, RunsElsewhere, code_of
+from kitaru.engine.deployed import (
+    BundledCode,
+    BundleGone,
+    BundleNotUnpacked,
+    Code,
+    OwnCode,
+    RunsElsewhere,
+    code_of,
+)
 from kitaru.errors import KitaruStateError
 
 SOURCE = SourceReference("flows", "agent", "src/flows.py", "src")
@@ -80,3 +88,29 @@ async def test_a_bundle_that_is_not_in_the_journal_is_named(tmp_path: Path) -> N
     code = BundledCode(await open_journal("memory://"), digest, str(tmp_path))
     with pytest.raises(BundleGone, match="no worker has it"):
         await code.source_of(Code(SOURCE, reference(digest)))
+
+
+async def test_a_folder_that_takes_no_bundle_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    bundle = bundled(tmp_path)
+    journal = await open_journal("memory://")
+    await journal.append(
+        Append("d-1", (NewEvent("A", b""),), 0, HeadChange("s", "n", None), blobs=(bundle.data,))
+    )
+    cache = tmp_path / "cache"
+    code = BundledCode(journal, bundle.digest, f"{cache}/bundles")
+    make_file(cache)
+    with pytest.raises(BundleNotUnpacked, match=r"cannot be unpacked into .*: Not a directory"):
+        await code.source_of(Code(SOURCE, reference(bundle.digest)))
+    remove_file(cache)
+    assert (await code.source_of(Code(SOURCE, reference(bundle.digest)))).root
+
+
+def make_file(path: Path) -> None:
+    path.write_text("no folder")
+
+
+def remove_file(path: Path) -> None:
+    path.unlink()

@@ -365,7 +365,16 @@ def test_what_is_not_a_flow_is_refused(folder: Path) -> None:
     assert "that is a list." in str(failure(lambda: load_target("flows:RUNS")))
 
 
-@pytest.mark.parametrize("target", ["flows:", ":report", "flows:a b", "flows:1"])
+def test_a_flow_that_another_decorator_hides_is_told(folder: Path) -> None:
+    above = "\ndef above(f):\n    return functools.wraps(f)(lambda: f)\n"
+    write(folder / "flows.py", f"{ONE_FLOW}{above}\n@above\n@flow\ndef hidden(): pass\n")
+    told = str(failure(lambda: load_target("flows:hidden")))
+    assert "another decorator stands above @flow and hides it; put @flow on top" in told
+
+
+@pytest.mark.parametrize(
+    "target", ["flows:", ":report", "flows:a b", "flows:1", ".", "", "..flows", "my-flows:report"]
+)
 def test_a_target_that_makes_no_sense_is_refused(target: str) -> None:
     assert "write path/to/file.py:flow or module:flow" in str(failure(lambda: load_target(target)))
 

@@ -209,7 +209,10 @@ async def test_an_invocation_merges_its_inputs_into_the_versions(
     [
         ({"count": "many"}, r"inputs\.count: 'many' is not of type 'integer'"),
         ({"orders": [{"total": 1}, {"total": "x"}]}, r"inputs\.orders\[1\]\.total: 'x'"),
-        ({"colour": 1}, "'colour' was unexpected"),
+        (
+            {"colour": 1, "count": "many"},
+            r"there is no input 'colour'; there are: url, count, folder, orders; inputs\.count",
+        ),
         ({"url": object()}, r"inputs\.url: .*object"),
     ],
 )
