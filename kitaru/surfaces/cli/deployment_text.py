@@ -90,12 +90,17 @@ def details_text(version: DeployedVersion) -> str:
         ("Python", version.python),
         ("Bundle", f"{version.bundle} ({counted(version.files, 'file')}, {version.size} bytes)"),
         ("Entry point", f"{version.entry.file}:{version.entry.qualname}"),
-        ("Options", msgspec.json.encode(version.options).decode()),
+        ("Options", _options(version)),
         ("Inputs", msgspec.json.encode(version.schema).decode()),
         ("With defaults", ", ".join(version.default_inputs)),
     ]
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {escaped(text)}" for name, text in facts if text)
+
+
+def _options(version: DeployedVersion) -> str:
+    told = msgspec.json.encode(version.options).decode()
+    return "" if told == "{}" else told
 
 
 def tags_text(version: DeployedVersion) -> str:
