@@ -100,6 +100,15 @@ def test_versions_and_tags_are_shown_moved_and_deleted(deployed: Any) -> None:
     shown = as_json(deployed, "flow", "deployments", "show", "agent", "--version", "2")["item"]
     assert (shown["tags"], shown["default_inputs"]) == ({}, ["text"])
     assert shown["defaults"] == {"text": "b"}
+    told = deployed.kitaru(deployed.here, "flow", "deployments", "show", "agent")
+    assert "Entry point" in told
+    assert "Options" not in told
+    deployed.kitaru(
+        project, "build", "flows.py:agent", "--input", '{"text": "c"}', "--retries", "2"
+    )
+    told = deployed.kitaru(deployed.here, "flow", "deployments", "show", "agent", "--version", "3")
+    assert "retries 2" in told
+    deployed.kitaru(deployed.here, "flow", "deployments", "delete", "agent", "--version", "3")
     refused = deployed.kitaru(
         deployed.here, "flow", "deployments", "delete", "agent", "--version", "1", fails=True
     )

@@ -16,7 +16,7 @@ import pydantic
 import pytest
 
 from kitaru.engine.codec import registry
-from kitaru.engine.schema import bind_json, input_schema, plain_json, problem_with
+from kitaru.engine.schema import bind_json, input_schema, plain_json, problem_with, schema_of
 from kitaru.errors import KitaruUsageError
 
 
@@ -215,6 +215,21 @@ def test_the_schema_says_what_a_flow_takes() -> None:
     assert properties["odd"] == {"default": 3}
     assert properties["model"]["properties"]["inners"]["items"] == {"$ref": "#/$defs/Inner"}
     assert schema["$defs"].keys() == {"Item", "Inner"}
+
+
+def test_what_a_wait_records_of_its_schema_stays_what_it_was() -> None:
+    recorded = b'{"$ref":"#/$defs/Moment","$defs":{"Moment":{"title":"Moment","type":"object",'
+    recorded += b'"properties":{"at":{"type":"string"}},"required":["at"]}}}'
+    assert schema_of(Moment, "wait") == recorded
+    # An open wait would be asked again, and an answer to it taken for one to other code.
+    assert schema_of(datetime, "wait") == b'{"type":"string"}'
+    model = {**Model.model_json_schema(), "$defs": Model.model_json_schema()["$defs"]}
+    assert msgspec.json.decode(schema_of(Model, "wait")) == model
+
+
+@dataclasses.dataclass
+class Moment:
+    at: datetime
 
 
 def test_what_has_no_schema_may_be_anything() -> None:
