@@ -23,7 +23,8 @@ from kitaru.projections.deployments import (
 )
 from kitaru.projections.executions import CATEGORY as EXECUTIONS
 from kitaru.projections.executions import summary_of
-from kitaru.stacks.logs import LogLine, read_lines, read_runner_lines
+from kitaru.stacks.log_reading import NewLines, read_lines, read_runner_lines
+from kitaru.stacks.logs import LogLine
 
 if TYPE_CHECKING:
     from journal import SqliteReader
@@ -91,6 +92,11 @@ def runner_logs(exec_ids: Sequence[str], *, limit: int | None = None) -> list[Lo
     """What the runner processes that had these executions have printed beside all executions."""
     lines = read_runner_lines(_folder(), exec_ids) if exec_ids else []
     return lines if limit is None else lines[-limit:]
+
+
+def new_lines(exec_id: str, call: str = "") -> NewLines:
+    """What an execution prints in runner processes, from the beginning on."""
+    return NewLines(_folder(), exec_id, call)
 
 
 def _known(reader: "SqliteReader", name: str) -> Deployments:

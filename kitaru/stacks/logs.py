@@ -8,17 +8,14 @@ import codecs
 import contextlib
 import io
 import os
-import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from kitaru.engine.context import CheckpointScope, scope
 
@@ -29,8 +26,6 @@ MOST_BYTES = 8 * 1024 * 1024
 """How long a file may grow before it is set aside; what was set aside before goes."""
 MOST_FILES = 200
 LONGEST_LINE = 64 * 1024
-FEW_EXECUTIONS = 10
-LENGTH_OF_ID = 36
 ENDING = ".log"
 OLDER = ".1"
 
@@ -206,64 +201,6 @@ def capture(path: str) -> None:
     sys.stderr = TaggedStream(file, "stderr")
 
 
-def read_lines(
-    folder: Path,
-    *,
-    exec_ids: Iterable[str] = (),
-    call: str = "",
-    names: Iterable[str] | None = None,
-) -> list[LogLine]:
-    """The lines in a folder of logs, oldest first: those of executions, and of a call, if named.
-
-    `names` are the files to look into; None: all. Files that vanish meanwhile are passed over. In
-    the file of a runner of that execution alone, all that is said by nobody is the execution's.
-    """
-    wanted = frozenset(exec_ids)
-    # Most lines are other executions': those are not even decoded.
-    marks = [exec_id.encode() for exec_id in wanted] if len(wanted) <= FEW_EXECUTIONS else [b""]
-    found = [
-        line
-        for file in _files(folder, names)
-        for is_own in [_is_of(file, wanted)]
-        for data in _raw_lines(file)
-        if is_own or not wanted or any(mark in data for mark in marks)
-        for line in _decoded(data)
-        if not wanted or line.exec_id in wanted or (is_own and not line.exec_id)
-        if not call or line.call == call
-    ]
-    return sorted(found, key=lambda line: line.at)
-
-
-def read_runner_lines(folder: Path, exec_ids: Iterable[str]) -> list[LogLine]:
-    """What the runners that had one of these executions have printed beside all executions.
-
-    That is what they print while they load code, what C code and child processes print, and what
-    Python says as it dies. A line without a time has that of the line before it.
-    """
-    wanted = frozenset(exec_ids)
-    marks = {exec_id.encode() for exec_id in wanted}
-    found: list[LogLine] = []
-    for file in _files(folder, None):
-        lines = _raw_lines(file)
-        is_own = _is_of(file, wanted)
-        if not is_own and all(marks.isdisjoint(_AN_ID.findall(data)) for data in lines):
-            continue
-        at = 0
-        for line in (line for data in lines for line in _decoded(data)):
-            at = line.at or at
-            if not line.exec_id:
-                found.append(replace(line, at=at))
-    return sorted(found, key=lambda line: line.at)
-
-
-def _is_of(file: Path, exec_ids: Set[str]) -> bool:
-    """Whether it is the file of a runner that was started for one of these alone."""
-    return file.name[:LENGTH_OF_ID] in exec_ids and file.name[LENGTH_OF_ID:].startswith("-")
-
-
-_AN_ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
 def make_room(folder: Path) -> None:
     """Removes the log files where there are too many: first those that were written longest ago."""
     files = sorted(folder.glob(f"*{ENDING}"), key=lambda file: (_changed_at(file), file.name))
@@ -271,29 +208,6 @@ def make_room(folder: Path) -> None:
         for old in (file, Path(f"{file}{OLDER}")):
             with contextlib.suppress(OSError):
                 old.unlink()
-
-
-def _files(folder: Path, names: Iterable[str] | None) -> Iterator[Path]:
-    known = sorted(file.name for file in folder.glob(f"*{ENDING}")) if names is None else names
-    for name in known:
-        yield folder / f"{name}{OLDER}"
-        yield folder / name
-
-
-def _raw_lines(file: Path) -> list[bytes]:
-    try:
-        return file.read_bytes().splitlines()
-    except OSError:
-        return []
-
-
-def _decoded(data: bytes) -> Iterator[LogLine]:
-    if not data.strip():
-        return
-    try:
-        yield msgspec.json.decode(data, type=LogLine)
-    except msgspec.DecodeError:
-        yield LogLine(text=data.decode("utf-8", "replace"))
 
 
 def _place() -> tuple[str, str]:

@@ -70,19 +70,19 @@ class Machine:
 
     def start(self, folder: Path, program: str) -> "subprocess.Popen[str]":
         """The same, without waiting for its end."""
-        return subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(program)],
-            cwd=folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return self._begun(folder, "-c", textwrap.dedent(program))
 
     def start_file(self, folder: Path, file: str) -> "subprocess.Popen[str]":
         """Runs a file of the folder, without waiting for its end."""
+        return self._begun(folder, file)
+
+    def start_kitaru(self, folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+        """Runs the command line, without waiting for its end."""
+        return self._begun(folder, "-m", "kitaru", *arguments)
+
+    def _begun(self, folder: Path, *command: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, file],
+            [sys.executable, *command],
             cwd=folder,
             env=self.environment,
             stdout=subprocess.PIPE,

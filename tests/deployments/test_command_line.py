@@ -85,8 +85,56 @@ def test_what_runners_say_beside_an_execution_is_found(machine: Any) -> None:
     ):
         told = as_json(machine, *command, "--source", "runner")["items"]
         assert [line["text"] for line in told] == ["loading", "from a child"]
-    refused = ["executions", "logs", item["exec_id"], "--source", "runner", "--checkpoint", "work"]
-    machine.kitaru(machine.here, *refused, code=2)
+    refused = ["executions", "logs", item["exec_id"], "--source", "runner"]
+    machine.kitaru(machine.here, *refused, "--checkpoint", "work", code=2)
+    machine.kitaru(machine.here, *refused, "--follow", code=2)
+
+
+ASKS = """
+    from kitaru import checkpoint, flow, wait
+
+    @checkpoint(cache=False)
+    def say(text: str) -> str:
+        print(text)
+        return text
+
+    @flow
+    def asks(fail: bool = False) -> str:
+        say("before")
+        answer = wait(name="approve", question="Send it?", schema=bool)
+        say(f"after {answer}")
+        assert not fail
+        return "sent"
+    """
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_lines_are_followed_to_the_end_of_an_execution(machine: Any, fail: bool) -> None:
+    machine.here = machine.project("project", {"asks.py": ASKS})
+    machine.kitaru(machine.here, "deploy", "asks.py")
+    machine.serve()
+    inputs = json.dumps({"fail": fail})
+    exec_id = as_json(machine, "invoke", "asks", "--no-wait", "--input", inputs)["item"]["exec_id"]
+    command = ["executions", "logs", exec_id, "--follow"]
+    following = machine.start_kitaru(machine.here, *command, "-o", "json")
+    told = [json.loads(following.stdout.readline()) for _ in range(2)]
+    assert [each["event"] for each in told] == ["log", "waiting"]
+    assert told[0]["item"]["text"] == "before"
+    [wait] = told[1]["item"]["waits"]
+    assert (wait["wait_id"], wait["question"]) == ("approve#1", "Send it?")
+    machine.kitaru(machine.here, "executions", "input", exec_id, "--value", "true")
+    rest, _ = following.communicate(timeout=60)
+    log, end = map(json.loads, rest.splitlines())
+    assert (log["event"], log["item"]["text"]) == ("log", "after True")
+    status = "failed" if fail else "completed"
+    assert end == {"event": "terminal", "item": {"exec_id": exec_id, "status": status}}
+    assert following.returncode == int(fail)
+
+    # One that has ended: all that was printed, for people.
+    shown = machine.kitaru(machine.here, *command, "--limit", "1", code=int(fail))
+    assert "after True" in shown
+    assert "before" not in shown
+    assert ("The execution is failed." in shown) == fail
 
 
 def test_versions_and_tags_are_shown_moved_and_deleted(deployed: Any) -> None:

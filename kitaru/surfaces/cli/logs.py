@@ -1,5 +1,6 @@
 """`kitaru executions logs`: what executions have printed in runner processes."""
 
+import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -30,18 +31,27 @@ SOURCE = click.option(
 @click.option("--checkpoint", "call", default="", help="Only what this call has printed.")
 @SOURCE
 @LIMIT
+@click.option("--follow", is_flag=True, help="Go on with what comes, until the execution ends.")
 @click.pass_context
-def logs(ctx: click.Context, exec_id: str, call: str, source: str, limit: int | None) -> None:
+def logs(
+    ctx: click.Context, exec_id: str, call: str, source: str, limit: int | None, follow: bool
+) -> None:
     """What an execution has printed in runner processes: of a deployed version, or of a stack.
 
     With --source runner, what these processes have printed beside it: while they loaded the code,
     what came from C code and child processes, and what Python said when it crashed.
+
+    With --follow the exit code is that of the execution: 0 when it has completed, 3 when it has
+    diverged, else 1. As JSON each line is an object of its own then.
     """
-    if call and source == RUNNER:
-        raise click.UsageError("Give either --checkpoint or --source runner.")
+    if source == RUNNER and (call or follow):
+        given = "--checkpoint" if call else "--follow"
+        raise click.UsageError(f"Give either {given} or --source runner.")
     with reading.opened_journal() as reader:
         execution = reading.get(reader, exec_id)
-    output = show_logs(ctx, [execution.exec_id], call=call, source=source, limit=limit)
+    if not follow:
+        show_logs(ctx, [execution.exec_id], call=call, source=source, limit=limit)
+    output = Output(ctx)
     options = execution.options
     stack = None if options is None else options.stack
     is_here = execution.deployment is None and (stack is None or stack.type == LOCAL)
@@ -50,11 +60,16 @@ def logs(ctx: click.Context, exec_id: str, call: str, source: str, limit: int | 
             "It runs neither a deployed version nor on a stack with processes: it prints where the "
             "process does that runs it."
         )
+    if follow:
+        from kitaru.surfaces.cli import following
+
+        line_text = None if output.is_json else functools.partial(_line, several=False)
+        following.follow(ctx, execution.exec_id, call, limit, line_text)
 
 
 def show_logs(
     ctx: click.Context, exec_ids: Sequence[str], *, call: str, source: str, limit: int | None
-) -> Output:
+) -> None:
     """Shows the lines of these executions, oldest first."""
     if source == RUNNER:
         shown = deployed.runner_logs(exec_ids, limit=limit)
@@ -63,7 +78,6 @@ def show_logs(
     several = len({line.exec_id for line in shown}) > 1
     output = Output(ctx)
     output.items(shown, lambda: "\n".join(_line(line, several) for line in shown) or "No lines.")
-    return output
 
 
 def _line(line: LogLine, several: bool) -> str:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from uuid import UUID
 
 import click
 import msgspec
@@ -14,13 +13,12 @@ import pytest
 
 from kitaru.engine.context import CheckpointScope, FlowScope, scope
 from kitaru.stacks import logs
+from kitaru.stacks.log_reading import read_lines
 from kitaru.stacks.logs import (
     ENDING,
     LogLine,
     TaggedStream,
     make_room,
-    read_lines,
-    read_runner_lines,
 )
 
 
@@ -146,36 +144,6 @@ def test_a_file_that_somebody_has_removed_stops_nobody_from_printing(tmp_path: P
     assert done.returncode == 0
 
 
-def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
-    file = tmp_path / f"a{ENDING}"
-    lines = [
-        b'{"text":"2","at":2,"exec_id":"e","call":"f"}',
-        b'{"text":"1","at":1,"exec_id":"e"}',
-        b'{"text":"e","at":3,"exec_id":"other"}',
-        b'{"text": broken \xff',
-        b"",
-    ]
-    file.write_bytes(b"\n".join(lines))
-    assert [line.text for line in read_lines(tmp_path, exec_ids=["e"])] == ["1", "2"]
-    assert [line.text for line in read_lines(tmp_path, exec_ids=["e"], call="f")] == ["2"]
-    assert len(read_lines(tmp_path)) == 4
-    assert read_lines(tmp_path / "nowhere") == []
-    assert [line.text for line in read_lines(tmp_path, names=["gone.log"])] == []
-
-
-def test_all_that_the_runner_of_one_execution_says_is_that_executions(tmp_path: Path) -> None:
-    exec_id = str(UUID(int=1))
-    (tmp_path / f"{exec_id}-1{ENDING}").write_text(
-        f"""No module named kitaru
-{{"text":"2","at":2,"exec_id":"{exec_id}"}}
-{{"text":"3","exec_id":"f"}}
-"""
-    )
-    (tmp_path / f"other{ENDING}").write_text(f"{exec_id} is another one's\n")
-    found = [line.text for line in read_lines(tmp_path, exec_ids=[exec_id])]
-    assert found == ["No module named kitaru", "2"]
-
-
 FAILS = """
 import os, sys
 from kitaru.stacks import logs
@@ -203,49 +171,6 @@ def test_a_line_that_cannot_be_written_fails_nothing_and_is_told_of(tmp_path: Pa
         before = [msgspec.json.decode(line, type=LogLine).text for line in log]
     assert before == ["one", "(2 lines could not be written here)", "four"]
     assert [line.text for line in read_lines(tmp_path)] == ["five"]
-
-
-def test_lines_of_many_executions_are_read_at_once(tmp_path: Path) -> None:
-    ids = [f"e{number}" for number in range(3 * logs.FEW_EXECUTIONS)]
-    lines = [f'{{"text":"{exec_id}","at":1,"exec_id":"{exec_id}"}}' for exec_id in ids]
-    (tmp_path / f"a{ENDING}").write_text("\n".join(lines))
-    for wanted in (ids[:2], ids[:-1]):
-        assert [line.exec_id for line in read_lines(tmp_path, exec_ids=wanted)] == wanted
-
-
-def test_what_runners_say_beside_an_execution_is_read_in_the_order_in_which_they_said_it(
-    tmp_path: Path,
-) -> None:
-    exec_id, other = str(UUID(int=1)), str(UUID(int=2))
-    (tmp_path / f"b{ENDING}").write_text(
-        f"""first
-{{"text":"importing","at":5,"stream":"stdout"}}
-{{"text":"of the flow","at":6,"exec_id":"{exec_id}"}}
-Fatal Python error: Aborted
-  in work
-"""
-    )
-    # This one never printed anything: its code could not be loaded.
-    (tmp_path / f"a{ENDING}").write_text(
-        f'{{"text":"event=flow_not_loadable exec_id={exec_id}","at":7,"stream":"stderr"}}\n'
-    )
-    (tmp_path / f"c{ENDING}").write_text(
-        f'{{"text":"other","at":1}}\n{{"text":"{other}","at":2}}\n'
-    )
-    found = [(line.at, line.text) for line in read_runner_lines(tmp_path, [exec_id])]
-    assert found == [
-        (0, "first"),
-        (5, "importing"),
-        (6, "Fatal Python error: Aborted"),
-        (6, "  in work"),
-        (7, f"event=flow_not_loadable exec_id={exec_id}"),
-    ]
-    assert [line.text for line in read_runner_lines(tmp_path, [other])] == ["other", other]
-    # One that died before it knew of any execution.
-    (tmp_path / f"{other}-1{ENDING}").write_text("No module named kitaru\n")
-    told = ["No module named kitaru", "other", other]
-    assert [line.text for line in read_runner_lines(tmp_path, [other])] == told
-    assert read_runner_lines(tmp_path / "nowhere", [exec_id]) == []
 
 
 def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
