@@ -501,14 +501,27 @@ class Worker:
         except JournalError as error:
             if isinstance(error, CorruptJournal | BlobNotFound):
                 self._is_unloadable(exec_id, head, error)
-            else:
-                self._put_off[exec_id] = time.monotonic() + PUT_OFF_SECONDS
-                report(LogEvent.POLL_FAILED, error=str(error))
+                await self._give_up(exec_id, lease)
+                return
+            self._put_off[exec_id] = time.monotonic() + PUT_OFF_SECONDS
+            report(LogEvent.POLL_FAILED, error=str(error))
             await self._release(lease)
         except Exception as error:
             # Whatever a record of this execution does to us, the others must go on.
             self._is_unloadable(exec_id, head, error)
-            await self._release(lease)
+            await self._give_up(exec_id, lease)
+
+    async def _give_up(self, exec_id: str, lease: Lease) -> None:
+        """Gives back what cannot be run here. On a route no other process could do better: it is
+        recorded, so that people see why, and that it is left alone for a while."""
+        await self._release(lease)
+        if not self.route:
+            return
+        self.load_failures += 1
+        try:
+            await self.note_not_placed(exec_id, f"it cannot be run: {self._unloadable[exec_id]}")
+        except (KitaruError, JournalError) as error:
+            report(LogEvent.POLL_FAILED, error=str(error))
 
     def _is_unloadable(self, exec_id: str, head: Head, error: Exception) -> None:
         why = str(error) if isinstance(error, KitaruError | JournalError) else repr(error)

@@ -14,6 +14,7 @@ from journal import (
     BlobNotFound,
     CorruptJournal,
     Head,
+    HeadChange,
     HeadQuery,
     JournalError,
     RecordedEvent,
@@ -24,7 +25,7 @@ from kitaru.domain.deployment.events import VersionDeployed
 from kitaru.domain.execution.state import ExecutionState
 from kitaru.domain.ids import checked_id
 from kitaru.domain.values import StoredValue
-from kitaru.engine import deployments
+from kitaru.engine import deployments, stacks
 from kitaru.engine.upcasts import DamagedEvent, UnknownEvent, decode_deployment_event
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 from kitaru.projections.executions import CATEGORY, execution_of, head_of, summary_of
@@ -106,8 +107,13 @@ class Verification(Struct, frozen=True):
     """What checking a journal has shown."""
 
     streams: int
+    """How many executions were checked."""
     events: int
+    """How many events of all that was checked."""
     problems: tuple[Problem, ...]
+    flows: int = 0
+    """How many flows that were deployed."""
+    stacks: int = 0
 
     @property
     def is_sound(self) -> bool:
@@ -253,7 +259,7 @@ def verify(reader: "SqliteReader", exec_id: str | None = None) -> Verification:
         for finding in reader.verify(only)
     ]
     damaged = {problem.stream for problem in problems}
-    streams = events = 0
+    streams = events = flows = stacks_found = 0
     try:
         for head in _heads(reader, only):
             streams += 1
@@ -261,13 +267,20 @@ def verify(reader: "SqliteReader", exec_id: str | None = None) -> Verification:
             if head.stream not in damaged:
                 problems += _fold_problems(reader, head)
         for head in () if only is not None else _heads(reader, None, deployments.CATEGORY):
+            flows += 1
+            events += head.version
             if head.stream not in damaged:
                 problems += _deployment_problems(reader, head)
+        for head in () if only is not None else _heads(reader, None, stacks.CATEGORY):
+            stacks_found += 1
+            events += head.version
+            if head.stream not in damaged:
+                problems += _stack_problems(reader, head)
     except CorruptJournal as error:
         # The heads themselves cannot be read any further; what was found up to here counts.
         if error.stream not in damaged:
             problems.append(Problem(error.stream, error.version, "unreadable", error.what))
-    return Verification(streams, events, tuple(problems))
+    return Verification(streams, events, tuple(problems), flows, stacks_found)
 
 
 def _heads(reader: "SqliteReader", only: str | None, category: str = CATEGORY) -> Iterator[Head]:
@@ -349,9 +362,25 @@ def _deployment_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem
         if isinstance(deployed, VersionDeployed):
             yield from _blob_problem(reader, event, deployed.bundle)
     led_to = deployments.head_of(deployments.flow_of(head.stream), state)
+    yield from _head_problems(head, led_to, "deployments")
+
+
+def _stack_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
+    try:
+        state = stacks.stack_state_of(_events(reader, head))
+    except UnknownEvent as error:
+        yield Problem(head.stream, error.version, "newer", str(error))
+        return
+    except DamagedEvent as error:
+        yield Problem(head.stream, error.version, "unreadable", error.what)
+        return
+    yield from _head_problems(head, stacks.head_of_stack(state), "stack")
+
+
+def _head_problems(head: Head, led_to: HeadChange, of: str) -> Iterator[Problem]:
     for name in ("state", "name", "summary"):
         if getattr(head, name) != getattr(led_to, name):
-            what = f"the stored {name} of the deployments is not what the events lead to"
+            what = f"the stored {name} of the {of} is not what the events lead to"
             yield Problem(head.stream, head.version, "head", what)
 
 

@@ -196,6 +196,25 @@ def test_a_bundle_that_is_gone_is_named_and_the_execution_is_not_lost(machine: A
         machine.until(lambda each=each: machine.execution(each).status == "completed")
 
 
+def test_inputs_that_are_gone_are_named_and_the_execution_is_not_lost(machine: Any) -> None:
+    deploy(machine, {"flows.py": PLAIN.replace("n: int = 1", "n: int = 1, text: str = ''")})
+    exec_id = started(machine, ', inputs={"text": "a" * 100_000}')
+    machine.kill_runners()
+    connection = sqlite3.connect(machine.journal)
+    kept = connection.execute("SELECT * FROM blobs ORDER BY size DESC").fetchall()
+    names = [each[1] for each in connection.execute("PRAGMA table_info(blobs)")]
+    digest = kept[0][names.index("digest")]
+    connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,))
+    connection.commit()
+    machine.serve()
+    machine.until(lambda: machine.execution(exec_id).load_failures >= 1)
+    assert "it cannot be run: " in machine.execution(exec_id).status_reason
+    connection.execute(f"INSERT INTO blobs VALUES ({', '.join('?' * len(names))})", kept[0])
+    connection.commit()
+    connection.close()
+    machine.until(lambda: machine.execution(exec_id).status == "completed")
+
+
 def test_a_cache_that_cannot_be_written_is_told_and_the_execution_goes_on_later(
     machine: Any,
 ) -> None:

@@ -126,6 +126,8 @@ def verify(ctx: click.Context, exec_id: str | None) -> None:
         "sound": verification.is_sound,
         "streams": verification.streams,
         "events": verification.events,
+        "flows": verification.flows,
+        "stacks": verification.stacks,
         "problems": verification.problems,
     }
     Output(ctx).item(item, lambda: _verification_text(verification))
@@ -134,9 +136,12 @@ def verify(ctx: click.Context, exec_id: str | None) -> None:
 
 
 def _verification_text(verification: Verification) -> str:
-    checked = (
-        f"{counted(verification.streams, 'execution')}, {counted(verification.events, 'event')}"
-    )
+    parts = [counted(verification.streams, "execution")]
+    if verification.flows:
+        parts.append(counted(verification.flows, "deployed flow"))
+    if verification.stacks:
+        parts.append(counted(verification.stacks, "stack"))
+    checked = ", ".join([*parts, counted(verification.events, "event")])
     damage = [problem for problem in verification.problems if problem.is_damage]
     newer = [problem for problem in verification.problems if not problem.is_damage]
     lines = [

@@ -1,6 +1,7 @@
 """Stacks in a journal: they come and go, one is chosen, and never is another taken in its place."""
 
 import asyncio
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 
 import kitaru
+from journal import open_reader
 from kitaru import KitaruStateError, KitaruUsageError, checkpoint, flow
 from kitaru.bootstrap import current_runtime
 from kitaru.choice import choice_file, choose_stack, chosen_stack
 from kitaru.engine.stacks import stream_of_stack
 from kitaru.errors import KitaruError
+from kitaru.operations import reading
 
 pytestmark = pytest.mark.usefixtures("own_journal", "choice_folder")
 
@@ -317,3 +320,21 @@ def test_a_fork_goes_where_its_flow_goes_and_others_forks_where_their_source_was
     assert for_others.stack_name == "dev"
     with pytest.raises(KitaruError, match="There is no stack 'nope'"):
         here.replay(source.exec_id, from_="where", stack="nope")
+
+
+def test_the_journals_check_covers_stacks(tmp_path: Path) -> None:
+    file = tmp_path / "journal.db"
+    kitaru.configure(journal=str(file))
+    for name in ("far", "gone"):
+        kitaru.create_stack(name, activate=False)
+    kitaru.delete_stack("gone")
+    with open_reader(str(file)) as reader:
+        sound = reading.verify(reader)
+    assert (sound.is_sound, sound.stacks, sound.events) == (True, 2, 3)
+    connection = sqlite3.connect(file)
+    connection.execute("UPDATE heads SET state = 'exists' WHERE name = 'gone'")
+    connection.commit()
+    connection.close()
+    with open_reader(str(file)) as reader:
+        [problem] = reading.verify(reader).problems
+    assert (problem.kind, problem.stream) == ("head", "stack-gone")
