@@ -177,7 +177,8 @@ def unpack(data: bytes, digest: str, cache: str) -> str:
         changed = next((file for file in files if _is_changed(folder / file.path, file)), None)
     except OSError as error:
         raise KitaruBackendError(
-            f"Bundle {digest[:12]} cannot be unpacked in {cache}: {error}"
+            f"Bundle {digest[:12]} cannot be unpacked in {cache}: {error}. Make room there, or let "
+            "the user of the runner write to it."
         ) from error
     if changed is not None:
         place = folder / changed.path

@@ -52,17 +52,6 @@ class BundleGone(KitaruStateError):
         self.bundle = bundle
 
 
-class BundleNotUnpacked(KitaruStateError):
-    """There is no folder that the files of a bundle could be put into."""
-
-    def __init__(self, bundle: str, cache: str, error: OSError) -> None:
-        super().__init__(
-            f"its bundle {bundle[:12]} cannot be unpacked into {cache}: {error.strerror or error}; "
-            "make room there, or let the user of the runner write to it"
-        )
-        self.bundle = bundle
-
-
 class Place(Protocol):
     """Where a process finds the code of executions."""
 
@@ -122,10 +111,7 @@ class BundledCode:
             raise BundleGone(self._bundle) from None
         except CorruptJournal as error:
             raise BundleDamaged(self._bundle, f"{error}.") from error
-        try:
-            self._folder = await asyncio.to_thread(unpack, data, self._bundle, self._cache)
-        except OSError as error:
-            raise BundleNotUnpacked(self._bundle, self._cache, error) from error
+        self._folder = await asyncio.to_thread(unpack, data, self._bundle, self._cache)
         return self._folder
 
 
