@@ -4,6 +4,7 @@ A bundle is a MessagePack list of names and contents. It has no compression and 
 links, devices or modes, so that there is little for a forged one to try.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -25,6 +26,8 @@ IGNORE_FILE = ".kitaruignore"
 MOST_BYTES = 64 * 1024 * 1024
 MOST_FILES = 10_000
 LONGEST_PATH = 1_024
+OLD_DRAFT_SECONDS = 3_600
+"""Nobody unpacks for so long."""
 IGNORED = (
     ".git",
     ".hg",
@@ -198,6 +201,7 @@ _ADVICE = f"Name what is no source in {IGNORE_FILE}, or deploy from a smaller ro
 def _make(files: Sequence[BundledFile], folder: Path) -> None:
     draft = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     draft.mkdir(parents=True, mode=0o700)
+    _remove_old_drafts(draft)
     try:
         for file in files:
             place = draft / file.path
@@ -209,6 +213,16 @@ def _make(files: Sequence[BundledFile], folder: Path) -> None:
         _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_old_drafts(new: Path) -> None:
+    """What processes have left beside a new draft that were killed while they unpacked."""
+    for draft in new.parent.glob(".*-*"):
+        # Another process may be unpacking, or removing, the same.
+        with contextlib.suppress(OSError):
+            # By the clock that has stamped both.
+            if new.stat().st_mtime - draft.stat().st_mtime > OLD_DRAFT_SECONDS:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:

@@ -323,6 +323,21 @@ def test_a_process_killed_while_it_unpacks_leaves_nothing_that_is_used(
     assert bundle_of(unpack(bundle.data, bundle.digest, str(cache))) == bundle
 
 
+def test_what_killed_unpackers_have_left_goes_and_what_others_just_unpack_stays(
+    tmp_path: Path,
+) -> None:
+    bundle = bundle_of(str(project(tmp_path / "root", FILES)))
+    left, others, another = (tmp_path / "cache" / name for name in (".ab-1", ".ab-2", "ab"))
+    for folder in (left, others, another):
+        project(folder, FILES)
+    for folder in (left, another):
+        os.utime(folder, (1, 1))
+    unpack(bundle.data, bundle.digest, str(tmp_path / "cache"))
+    assert not left.exists()
+    assert others.exists()
+    assert another.exists()
+
+
 def test_many_unpack_the_same_bundle_at_once(tmp_path: Path) -> None:
     bundle = bundle_of(str(project(tmp_path / "root", FILES)))
     folders: list[str] = []
