@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -265,17 +265,17 @@ def verify(reader: "SqliteReader", exec_id: str | None = None) -> Verification:
             streams += 1
             events += head.version
             if head.stream not in damaged:
-                problems += _fold_problems(reader, head)
+                problems += _checked(_fold_problems, reader, head)
         for head in () if only is not None else _heads(reader, None, deployments.CATEGORY):
             flows += 1
             events += head.version
             if head.stream not in damaged:
-                problems += _deployment_problems(reader, head)
+                problems += _checked(_deployment_problems, reader, head)
         for head in () if only is not None else _heads(reader, None, stacks.CATEGORY):
             stacks_found += 1
             events += head.version
             if head.stream not in damaged:
-                problems += _stack_problems(reader, head)
+                problems += _checked(_stack_problems, reader, head)
     except CorruptJournal as error:
         # The heads themselves cannot be read any further; what was found up to here counts.
         if error.stream not in damaged:
@@ -298,17 +298,22 @@ def _heads(reader: "SqliteReader", only: str | None, category: str = CATEGORY) -
         cursor = page[-1].stream
 
 
+def _checked(
+    check: "Callable[[SqliteReader, Head], Iterator[Problem]]", reader: "SqliteReader", head: Head
+) -> Iterator[Problem]:
+    """What a check of a stream finds; also that its events cannot be read."""
+    try:
+        yield from check(reader, head)
+    except UnknownEvent as error:
+        yield Problem(head.stream, error.version, "newer", str(error))
+    except DamagedEvent as error:
+        yield Problem(head.stream, error.version, "unreadable", error.what)
+
+
 def _fold_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
     events = _events(reader, head)
     yield from _blob_problems(reader, events)
-    try:
-        rebuilt = head_of(events)
-    except UnknownEvent as error:
-        yield Problem(head.stream, error.version, "newer", str(error))
-        return
-    except DamagedEvent as error:
-        yield Problem(head.stream, error.version, "unreadable", error.what)
-        return
+    rebuilt = head_of(events)
     stored = {
         "status": head.state,
         "flow": head.name,
@@ -349,14 +354,7 @@ def _blob_problem(reader: "SqliteReader", event: RecordedEvent, digest: str) -> 
 
 def _deployment_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
     events = _events(reader, head)
-    try:
-        state = deployments.state_of(events)
-    except UnknownEvent as error:
-        yield Problem(head.stream, error.version, "newer", str(error))
-        return
-    except DamagedEvent as error:
-        yield Problem(head.stream, error.version, "unreadable", error.what)
-        return
+    state = deployments.state_of(events)
     for event in events:
         deployed = decode_deployment_event(event)
         if isinstance(deployed, VersionDeployed):
@@ -366,14 +364,7 @@ def _deployment_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem
 
 
 def _stack_problems(reader: "SqliteReader", head: Head) -> Iterator[Problem]:
-    try:
-        state = stacks.stack_state_of(_events(reader, head))
-    except UnknownEvent as error:
-        yield Problem(head.stream, error.version, "newer", str(error))
-        return
-    except DamagedEvent as error:
-        yield Problem(head.stream, error.version, "unreadable", error.what)
-        return
+    state = stacks.stack_state_of(_events(reader, head))
     yield from _head_problems(head, stacks.head_of_stack(state), "stack")
 
 
