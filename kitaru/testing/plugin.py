@@ -1,5 +1,8 @@
 """The pytest plugin: fixtures and options. It loads nothing of Kitaru before one is used."""
 
+import importlib
+import pkgutil
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
     from kitaru.testing.sweep import SweepReport
 
 FIXTURE = "kitaru_runtime"
+LOADED = ("journal", "kitaru.engine", "kitaru.projections", "kitaru.operations", "kitaru.sdk")
 SWEPT = pytest.StashKey["list[SweepReport]"]()
 
 
@@ -29,6 +33,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="with --kitaru-crash-sweep: up to N runs with two crashes, too",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Loads all of Kitaru before the first test, where tests use it.
+
+    Much is loaded when it is first used, and so in the threads of flows' bodies. pytest, which may
+    rewrite the assertions of what is loaded, reads each module as a tree for that, and CPython has
+    failed to do so in two threads at once ("AST constructor recursion depth mismatch").
+    """
+    if "kitaru.sdk.flow" not in sys.modules:
+        return
+    import kitaru
+
+    for name in kitaru.__all__:
+        getattr(kitaru, name)
+    for package in LOADED:
+        paths = importlib.import_module(package).__path__
+        for module in pkgutil.walk_packages(paths, f"{package}."):
+            importlib.import_module(module.name)
 
 
 @pytest.fixture

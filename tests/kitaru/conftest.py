@@ -233,9 +233,11 @@ class Bench:
     async def is_recorded(self, exec_id: str, kind: type[ExecutionEvent]) -> None:
         """Waits until there is an event of a kind."""
         end = time.monotonic() + DEADLINE_SECONDS
-        while not any(isinstance(event, kind) for event in await self.events(exec_id)):
-            assert time.monotonic() < end, f"no {kind.__name__} is recorded"
+        events = await self.events(exec_id)
+        while not any(isinstance(event, kind) for event in events):
+            assert time.monotonic() < end, f"no {kind.__name__} is recorded, but {events}"
             await asyncio.sleep(0.001)
+            events = await self.events(exec_id)
 
     async def until(self, holds: Any) -> None:
         """Waits until something is true."""

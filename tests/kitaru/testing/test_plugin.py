@@ -128,3 +128,26 @@ def test_a_run_that_uses_none_of_it_loads_nothing(tmp_path: Path) -> None:
     )
     done = run_pytest(tmp_path)
     assert "1 passed" in done.stdout, done.stdout
+
+
+def test_nothing_is_left_to_be_loaded_by_flows_while_tests_run(tmp_path: Path) -> None:
+    (tmp_path / "test_flow.py").write_text(
+        """
+import sys
+import kitaru
+
+@kitaru.flow
+def ask() -> object:
+    return kitaru.now()
+
+def test_it():
+    before = {name for name in sys.modules if name.startswith(("kitaru", "journal"))}
+    assert {"kitaru.sdk.wait", "kitaru.engine.divergence_story"} <= before
+    ask.run().wait()
+    after = {name for name in sys.modules if name.startswith(("kitaru", "journal"))}
+    assert after - before == set()
+""",
+        encoding="utf-8",
+    )
+    done = run_pytest(tmp_path)
+    assert "1 passed" in done.stdout, done.stdout
