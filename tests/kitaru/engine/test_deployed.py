@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from journal import Append, HeadChange, NewEvent, open_journal
+from journal import Append, HeadChange, Journal, NewEvent, open_journal
 from kitaru.domain.execution.events import (
     CancelRequested,
     DeploymentReference,
@@ -62,15 +62,20 @@ def bundled(tmp_path: Path) -> Bundle:
     return bundle_of(str(tmp_path / "root"))
 
 
+async def journal_with(bundle: Bundle) -> Journal:
+    journal = await open_journal("memory://")
+    await journal.append(
+        Append("d-1", (NewEvent("A", b""),), 0, HeadChange("s", "n", None), blobs=(bundle.data,))
+    )
+    return journal
+
+
 async def test_a_bundles_code_is_found_where_it_was_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [])
     bundle = bundled(tmp_path)
-    journal = await open_journal("memory://")
-    await journal.append(
-        Append("d-1", (NewEvent("A", b""),), 0, HeadChange("s", "n", None), blobs=(bundle.data,))
-    )
+    journal = await journal_with(bundle)
     code = BundledCode(journal, bundle.digest, str(tmp_path / "cache"))
     found = await code.source_of(Code(SOURCE, reference(bundle.digest)))
     folder = tmp_path / "cache" / bundle.digest
@@ -94,10 +99,7 @@ async def test_a_folder_that_takes_no_bundle_is_named(
 ) -> None:
     monkeypatch.setattr(sys, "path", [])
     bundle = bundled(tmp_path)
-    journal = await open_journal("memory://")
-    await journal.append(
-        Append("d-1", (NewEvent("A", b""),), 0, HeadChange("s", "n", None), blobs=(bundle.data,))
-    )
+    journal = await journal_with(bundle)
     cache = tmp_path / "cache"
     code = BundledCode(journal, bundle.digest, f"{cache}/bundles")
     make_file(cache)
